@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Events into and effects out of one host's coherence node.
+
+`Node.step(event)` returns a list of effects, and the driver carries them out
+strictly in order. The node knows neither processes nor sockets nor clocks: a
+requester is an opaque number (a guest thread, or a system call that touches
+guest memory), time comes in as `Tick`.
+
+Messages between hosts are defined beside the node that speaks them, in this
+module too, as msgspec structures (frozen, array_like, tagged), so that
+`wire.py` can turn them into bytes and check what a peer sends.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from supervisor.units import HostId, PageNumber
+
+
+class Access(IntEnum):
+    """What a requester needs of a page, and what a host's copy allows."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+
+
+class Run(NamedTuple):
+    """`count` consecutive pages from `first`, all with the same access."""
+
+    first: PageNumber
+    count: int
+    access: Access
+
+
+class Memory(Protocol):
+    """One host's guest memory as its supervisor sees it, whatever the guest may touch.
+
+    Every length is whole pages of PAGE_SIZE bytes. Reading and writing work
+    while guest threads run, whatever protection the guest has.
+    """
+
+    def read(self, first: PageNumber, count: int) -> bytes: ...
+
+    def write(self, first: PageNumber, data: bytes) -> None: ...
+
+    def zero(self, first: PageNumber, count: int) -> None: ...
+
+
+# Events -----------------------------------------------------------------------
+
+
+class Fault(NamedTuple):
+    """A requester needs all of `needs` at once before it can go on.
+
+    Raised for a stopped guest thread and for the supervisor's own accesses.
+    `ahead` is how many further pages after the last one the requester's area
+    allows to be fetched as well (0 for none): a hint for bulk transfer.
+    """
+
+    requester: int
+    needs: tuple[Run, ...]
+    ahead: int = 0
+
+
+class Released(NamedTuple):
+    """The requester has made progress: pages pinned for it may be taken back."""
+
+    requester: int
+
+
+class Cancelled(NamedTuple):
+    """The requester is gone (its thread died): forget its fault, drop its pins."""
+
+    requester: int
+
+
+class Received(NamedTuple):
+    """A message from another host, in the order in which its link delivered it."""
+
+    sender: HostId
+    message: Message
+
+
+class Protected(NamedTuple):
+    """The `Protect` effect of this token is in force in the guest."""
+
+    token: int
+
+
+class Discarded(NamedTuple):
+    """Home only: pages whose contents are gone (unmapped, or reading as zero again).
+
+    The node tells every host, in hub order, to forget its copies. Requesters
+    that wait for one of the pages get `Retry`.
+    """
+
+    first: PageNumber
+    count: int
+
+
+class Serialize(NamedTuple):
+    """A serializing instruction or an observable system call of `requester`.
+
+    `Resume` follows when every earlier store of this host is visible to all.
+    """
+
+    requester: int
+
+
+class BusLock(NamedTuple):
+    """A bus-locked instruction of `requester` trapped; it touches `needs`."""
+
+    requester: int
+    needs: tuple[Run, ...]
+
+
+class Tick(NamedTuple):
+    """Time, in microseconds of any clock that never goes back."""
+
+    now_us: int
+
+
+Event = (
+    Fault
+    | Released
+    | Cancelled
+    | Received
+    | Protected
+    | Discarded
+    | Serialize
+    | BusLock
+    | Tick
+)
+
+# Effects ----------------------------------------------------------------------
+
+
+class Protect(NamedTuple):
+    """Set what the guest may do to these pages, then step `Protected(token)`.
+
+    The driver intersects the access with what the program itself asked for
+    (mprotect), and carries all runs of one effect out in one injection. Other
+    guest threads of the host run meanwhile.
+    """
+
+    token: int
+    runs: tuple[Run, ...]
+
+
+class Send(NamedTuple):
+    """Send a message to a host; links are first-in first-out."""
+
+    host: HostId
+    message: Message
+
+
+class Resume(NamedTuple):
+    """All that the requester needs is there, and pinned until `Released`."""
+
+    requester: int
+
+
+class Retry(NamedTuple):
+    """The requester's pages were discarded: evaluate its fault again from the start.
+
+    It holds no pins.
+    """
+
+    requester: int
+
+
+class Arm(NamedTuple):
+    """Set the guest process's `armed` byte (the rewritten code's check)."""
+
+    armed: bool
+
+
+class WakeAt(NamedTuple):
+    """Step a `Tick` no later than `now_us`."""
+
+    now_us: int
+
+
+Effect = Protect | Send | Resume | Retry | Arm | WakeAt
+
+
+# Messages between hosts ---------------------------------------------------------
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
+    """Base of the messages between nodes."""
