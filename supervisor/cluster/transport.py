@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One authenticated, first-in first-out stream of frames to a peer.
+
+A `Link` owns a connected, non-blocking stream socket and never waits: the
+driver's event loop polls `fileno()` (level-triggered) for reading always and
+for writing while `wants_write`, and calls `receive` and `flush`.
+
+On the wire a frame is a header of two little-endian 32-bit numbers, kind and
+payload length in bytes, and the payload. The handshake (`auth.py`) has read
+exactly its own bytes from the socket, so the first byte a link sees is a header.
+
+The loss of a peer is told in one place only, `receive`, after every frame that
+arrived whole has been handed out: a peer's last words (its exit status, the
+reason why it ends the run) usually stand in the socket before the reset that
+follows them, and a failed write must not hide them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+import termios
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final, NamedTuple
+
+from supervisor.errors import PeerError, PeerLost
+from supervisor.units import HostId
+
+HEARTBEAT: Final = 0
+COHERENCE: Final = 1
+CONTROL: Final = 2
+KIND_MAX: Final = 15
+"""Kinds above CONTROL are the driver's to name; anything above this is garbage."""
+
+PAYLOAD_BYTES_MAX: Final = 64 << 20
+"""A longer frame is refused on both sides: it would be a bug or garbage."""
+
+BEAT_AFTER_S: Final = 0.5
+"""A heartbeat goes out when nothing else did for this long."""
+
+SILENCE_S_MAX: Final = 4.0
+"""A link silent for longer is cut: the run must end within 5 s of a host's death."""
+
+_HEADER: Final = struct.Struct("<II")
+_HEARTBEAT_FRAME: Final = _HEADER.pack(HEARTBEAT, 0)
+_JOIN_BYTES_MAX: Final = 4096
+"""Payloads up to this size are joined to their header: one copy of so little costs
+less than two more entries in an I/O vector."""
+_IOV_MAX: Final = 1024
+_BUFFER_BYTES: Final = 256 << 10
+_CALL_BYTES_MAX: Final = 4 << 20
+"""What one `receive` or `flush` moves at most, so that one busy link starves nothing."""
+_USER_TIMEOUT_MS: Final = 10_000
+"""Later than SILENCE_S_MAX on purpose. TCP_USER_TIMEOUT also strikes a live peer that
+leaves its window shut, which the driver judges better by the heartbeats."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Frame(NamedTuple):
+    """A whole frame as received; heartbeats are never handed out."""
+
+    kind: int
+    payload: bytes
+
+
+def tune(sock: socket.socket) -> None:
+    """Set a TCP socket to send at once and to notice a cut network by itself.
+
+    Other families (a socket pair in a test) have nothing to set. Raises nothing:
+    a kernel that lacks an option still has the heartbeats.
+    """
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    for level, option, value in (
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS),
+    ):
+        try:
+            sock.setsockopt(level, option, value)
+        except OSError:
+            continue
+
+
+class Link:
+    """A stream of frames to `peer`; see the module's text.
+
+    `name` is how messages to the user call the peer (`node2 at 10.0.0.2`), "" for
+    none. The counts are bytes on the stream, headers and heartbeats included.
+    """
+
+    __slots__ = (
+        "_beaten",
+        "_big",
+        "_big_kind",
+        "_big_left",
+        "_buffer",
+        "_closed",
+        "_end",
+        "_garbage",
+        "_heard",
+        "_heard_at",
+        "_lost",
+        "_queue",
+        "_sent_at",
+        "_sock",
+        "_start",
+        "_view",
+        "bytes_queued",
+        "bytes_received",
+        "bytes_sent",
+        "name",
+        "peer",
+    )
+
+    def __init__(self, sock: socket.socket, peer: HostId, name: str = "") -> None:
+        sock.setblocking(False)
+        tune(sock)
+        self.peer = peer
+        self.name = name
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.bytes_queued = 0
+        """Bytes waiting for `flush`; the driver may hold back bulk while it is high."""
+        self._sock = sock
+        self._closed = False
+        self._lost = ""
+        self._garbage = ""
+        # Invariant: bytes_queued == total length of _queue; no empty buffer in it.
+        self._queue: deque[Buffer] = deque()
+        # Invariant: the unread bytes are _buffer[_start:_end]; after each `receive` they
+        # are less than one frame.
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        # A frame larger than the buffer arrives in pieces of its own; _big_left bytes of
+        # it are still to come. Invariant: _big_left > 0 only while _start == _end.
+        self._big: list[bytes] = []
+        self._big_kind = 0
+        self._big_left = 0
+        self._beaten = 0
+        self._sent_at = -1.0
+        self._heard = 0
+        self._heard_at = -1.0
+
+    def __repr__(self) -> str:
+        return f"<Link to {self._who()}, {self.bytes_queued} bytes queued>"
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 once closed."""
+        return self._sock.fileno()
+
+    # Sending ------------------------------------------------------------------
+
+    def send(self, kind: int, payload: Buffer | Iterable[Buffer]) -> None:
+        """Queue a frame; `flush` writes it.
+
+        Several buffers make one payload. Buffers of more than 4 KiB are kept by
+        reference, so they must not change until `bytes_queued` is 0 again.
+        """
+        assert HEARTBEAT < kind <= KIND_MAX, kind
+        if isinstance(payload, (bytes, bytearray, memoryview)):
+            if isinstance(payload, memoryview) and payload.nbytes != len(payload):
+                payload = payload.cast("B")
+            length = len(payload)
+            if length <= _JOIN_BYTES_MAX:
+                self._queue.append(b"".join((_HEADER.pack(kind, length), payload)))
+                self.bytes_queued += _HEADER.size + length
+                return
+            parts: list[Buffer] = [payload]
+        else:
+            parts = [part.cast("B") if isinstance(part, memoryview) else part for part in payload]
+            length = sum(map(len, parts))
+            if length <= _JOIN_BYTES_MAX:
+                self._queue.append(b"".join((_HEADER.pack(kind, length), *parts)))
+                self.bytes_queued += _HEADER.size + length
+                return
+            parts = [part for part in parts if len(part)]
+        assert length <= PAYLOAD_BYTES_MAX, f"frame of {length} bytes"
+        self._queue.append(_HEADER.pack(kind, length))
+        self._queue.extend(parts)
+        self.bytes_queued += _HEADER.size + length
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether anything is queued."""
+        return bool(self._queue)
+
+    def flush(self) -> bool:
+        """Write what the socket takes now; True when nothing is left queued.
+
+        Writes at most 4 MiB a call. A peer that is gone takes everything: its loss is
+        told by `receive`, which the event loop is told to call by the same event.
+        """
+        queue = self._queue
+        budget = _CALL_BYTES_MAX
+        while queue and budget > 0:
+            try:
+                if len(queue) == 1:
+                    asked = len(queue[0])
+                    written = self._sock.send(queue[0], socket.MSG_NOSIGNAL)
+                else:
+                    batch = list(islice(queue, _IOV_MAX))
+                    asked = sum(map(len, batch))
+                    written = self._sock.sendmsg(batch, (), socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                self._lost = self._lost or _reason(error)
+                queue.clear()
+                self.bytes_queued = 0
+                return True
+            self.bytes_sent += written
+            self.bytes_queued -= written
+            budget -= written
+            if not self.bytes_queued:
+                queue.clear()
+                return True
+            self._drop(written)
+            if written < asked:
+                return False  # The socket is full; asking again would only say so.
+        return not queue
+
+    def _drop(self, written: int) -> None:
+        """Take `written` bytes off the queue's front."""
+        queue = self._queue
+        while written:
+            head = queue[0]
+            if len(head) <= written:
+                written -= len(head)
+                queue.popleft()
+            else:
+                queue[0] = memoryview(head)[written:]
+                return
+
+    # Receiving ----------------------------------------------------------------
+
+    def receive(self) -> list[Frame]:
+        """Drain the socket, about 4 MiB a call, and return the frames that are complete.
+
+        Raises PeerLost at the end of the stream, once the frames before it have been
+        returned by an earlier call; PeerError on a header that no dsmsup writes, again
+        after the good frames before it.
+        """
+        if self._garbage:
+            raise PeerError(self._garbage)
+        frames: list[Frame] = []
+        budget = _CALL_BYTES_MAX
+        try:
+            while budget > 0:
+                if self._big_left:
+                    piece = self._sock.recv(min(self._big_left, budget))
+                    count = len(piece)
+                    if count:
+                        self._big.append(piece)
+                        self._big_left -= count
+                        if not self._big_left:
+                            frames.append(Frame(self._big_kind, b"".join(self._big)))
+                            self._big.clear()
+                    room_left = self._big_left > 0
+                else:
+                    room = _BUFFER_BYTES - self._end
+                    count = self._sock.recv_into(self._view[self._end :], room)
+                    self._end += count
+                    room_left = count < room
+                    if count:
+                        self._parse(frames)
+                    if self._garbage:
+                        break
+                if count == 0:
+                    self._lost = self._lost or "connection closed"
+                    break
+                self.bytes_received += count
+                budget -= count
+                if room_left:
+                    break  # A short read: the socket is empty now.
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._lost = self._lost or _reason(error)
+        if self._garbage and not frames:
+            raise PeerError(self._garbage)
+        if self._lost and not frames and not self._readable():
+            raise PeerLost(f"{self._who()} was lost: {self._lost}")
+        return frames
+
+    def _parse(self, frames: list[Frame]) -> None:
+        """Move whole frames from the buffer to `frames`, and make room behind them."""
+        start, end, view = self._start, self._end, self._view
+        unpack = _HEADER.unpack_from
+        while end - start >= 8:
+            kind, length = unpack(self._buffer, start)
+            if kind > KIND_MAX or length > PAYLOAD_BYTES_MAX or (length and not kind):
+                self._garbage = (
+                    f"{self._who()} sent a frame of kind {kind} and {length} bytes,"
+                    " which no dsmsup of this version does"
+                )
+                break
+            body = start + 8
+            stop = body + length
+            if stop > end:
+                if length + 8 > _BUFFER_BYTES:
+                    self._big = [bytes(view[body:end])]
+                    self._big_kind = kind
+                    self._big_left = stop - end
+                    start = end
+                break
+            if kind:
+                frames.append(Frame(kind, bytes(view[body:stop])))
+            start = stop
+        if start == end:
+            start = end = 0
+        elif end > _BUFFER_BYTES // 2:
+            self._buffer[: end - start] = self._buffer[start:end]
+            start, end = 0, end - start
+        self._start, self._end = start, end
+
+    def _readable(self) -> bool:
+        """Whether bytes wait in the socket that no `receive` has looked at."""
+        if self._closed:
+            return False
+        try:
+            waiting = fcntl.ioctl(self._sock, termios.FIONREAD, b"\0\0\0\0")
+        except OSError:
+            return False
+        return int.from_bytes(waiting, "little") > 0
+
+    # Life ---------------------------------------------------------------------
+
+    def beat(self, now: float) -> None:
+        """Queue a heartbeat when nothing was sent for 0.5 s (`now`: seconds, monotonic).
+
+        Call it at least twice a second. What was sent is judged by counts at these
+        calls, so that sending reads no clock. While bytes are queued they do the
+        heartbeat's work as soon as the peer takes them, and none is added.
+        """
+        total = self.bytes_sent + self.bytes_queued
+        if total != self._beaten or self._sent_at < 0:
+            self._beaten = total
+            self._sent_at = now
+        elif not self._queue and now - self._sent_at >= BEAT_AFTER_S:
+            self._queue.append(_HEARTBEAT_FRAME)
+            self.bytes_queued += len(_HEARTBEAT_FRAME)
+            self._beaten = total + len(_HEARTBEAT_FRAME)
+            self._sent_at = now
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since anything was heard of the peer, as seen at these calls.
+
+        Bytes that wait unread are not the peer's silence but our own slowness (a
+        supervisor stopped and continued, a machine that slept): they count as heard.
+        """
+        if self.bytes_received != self._heard or self._heard_at < 0:
+            self._heard = self.bytes_received
+            self._heard_at = now
+        silent = now - self._heard_at
+        if silent > BEAT_AFTER_S and self._readable():
+            self._heard_at = now
+            return 0.0
+        return silent
+
+    def close(self) -> None:
+        """Close the socket; what is queued is dropped. Harmless when repeated."""
+        self._closed = True
+        self._queue.clear()
+        self.bytes_queued = 0
+        self._sock.close()
+
+    def _who(self) -> str:
+        return f"host {self.peer} ({self.name})" if self.name else f"host {self.peer}"
+
+
+_REASONS: Final = {
+    errno.ECONNRESET: "connection reset",
+    errno.EPIPE: "connection closed",
+    errno.ETIMEDOUT: "no answer from its network",
+    errno.EHOSTUNREACH: "no route to it any more",
+    errno.ENETUNREACH: "no route to it any more",
+    errno.EBADF: "its link is closed",
+}
+
+
+def _reason(error: OSError) -> str:
+    return _REASONS.get(error.errno or 0, error.strerror or str(error))
