@@ -194,3 +194,80 @@ Effect = Protect | Send | Resume | Retry | Arm | WakeAt
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
     """Base of the messages between nodes."""
+
+
+class Content(IntEnum):
+    """Where the bytes of a part come from."""
+
+    DATA = 0  # the next pages of the message's data
+    ZERO = 1  # all zeros, not sent
+    HELD = 2  # the receiver's own copy is the current one
+
+
+class Part(NamedTuple):
+    """Pages handed over, and the access that the giver leaves or grants."""
+
+    first: PageNumber
+    count: int
+    access: Access
+    content: Content
+
+
+class Fetch(Message, frozen=True, array_like=True, tag_field="t", tag="fetch"):
+    """Any host -> home: all of `needs` at once, and what can be had of `ahead` more.
+
+    `streak` counts how many faults of this host in a row continued one
+    sequential stream; home goes to more expense the longer it is.
+    """
+
+    fetch: int
+    needs: tuple[Run, ...]
+    ahead: int
+    streak: int
+
+
+class Grant(Message, frozen=True, array_like=True, tag_field="t", tag="grant"):
+    """Home -> requester: pages for a fetch; with `final` its needs are all there."""
+
+    fetch: int
+    parts: tuple[Part, ...]
+    data: bytes
+    final: bool
+
+
+class Refused(Message, frozen=True, array_like=True, tag_field="t", tag="refused"):
+    """Home -> requester: pages of this fetch were discarded; evaluate the faults again."""
+
+    fetch: int
+
+
+class Recall(Message, frozen=True, array_like=True, tag_field="t", tag="recall"):
+    """Home -> exclusive owner: send the data back, keep only each run's access.
+
+    `optional` runs are left out of the answer if they are pinned.
+    """
+
+    recall: int
+    needs: tuple[Run, ...]
+    optional: tuple[Run, ...]
+
+
+class Yielded(Message, frozen=True, array_like=True, tag_field="t", tag="yielded"):
+    """Former owner -> home: the answer to one recall."""
+
+    recall: int
+    parts: tuple[Part, ...]
+    data: bytes
+
+
+class Invalidate(Message, frozen=True, array_like=True, tag_field="t", tag="invalidate"):
+    """Home -> sharers: these copies are old as of here in home's order. No answer."""
+
+    runs: tuple[Run, ...]
+
+
+class Forget(Message, frozen=True, array_like=True, tag_field="t", tag="forget"):
+    """Home -> all: the contents of these pages are gone."""
+
+    first: PageNumber
+    count: int

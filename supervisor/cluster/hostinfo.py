@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a host tells the others of itself when it joins."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from supervisor.units import PAGE_SIZE
+
+
+class HostInfo(msgspec.Struct, frozen=True, array_like=True):
+    """One host as every other knows it.
+
+    `id` is -1 until home has assigned one; `address` is the host's as its peer sees it,
+    without a port. `cpus` counts the processors it lends; `features` are the flags of
+    /proc/cpuinfo, sorted, from which the program is shown those that all hosts share.
+    """
+
+    id: int
+    cpus: int
+    hostname: str
+    address: str
+    kernel: str
+    machine: str
+    page_size: int
+    cpu_vendor: str
+    cpu_model: str
+    features: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """How messages call it: `node2 at 10.0.0.2`."""
+        return f"{self.hostname} at {self.address}" if self.address else self.hostname
+
+
+def local_info(cpus: int) -> HostInfo:
+    """This host, before it has an id or an address."""
+    system = os.uname()
+    vendor, model, features = _processor()
+    return HostInfo(
+        id=-1,
+        cpus=cpus,
+        hostname=socket.gethostname()[:255],
+        address="",
+        kernel=system.release,
+        machine=system.machine,
+        page_size=resource.getpagesize(),
+        cpu_vendor=vendor,
+        cpu_model=model,
+        features=features,
+    )
+
+
+def misfit(ours: HostInfo, theirs: HostInfo) -> str:
+    """Why two hosts cannot form one machine, "" when they can."""
+    for what, mine, yours in (
+        ("machine", ours.machine, theirs.machine),
+        ("page size", ours.page_size, theirs.page_size),
+    ):
+        if mine != yours:
+            return f"its {what} is {yours}, home's is {mine}"
+    if theirs.page_size != PAGE_SIZE:
+        return f"its page size is {theirs.page_size}, dsmsup needs {PAGE_SIZE}"
+    if theirs.cpus < 1:
+        return "it lends no processor"
+    return ""
+
+
+@cache
+def _processor() -> tuple[str, str, tuple[str, ...]]:
+    """Vendor, model and feature flags of the first processor; empty where unknown."""
+    fields = {"vendor_id": "", "model name": "", "flags": ""}
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n", 1)[0]
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in fields:
+            fields[name.strip()] = value.strip()
+    return fields["vendor_id"], fields["model name"], tuple(sorted(set(fields["flags"].split())))
+
+
+@cache
+def dsmsup_version() -> str:
+    """The installed distribution's version, "unknown" in a bare source tree."""
+    try:
+        return metadata.version("dsmsup")
+    except metadata.PackageNotFoundError:
+        return "unknown"

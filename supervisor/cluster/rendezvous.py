@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Meeting at HOST:PORT: who can listen there is home, the others connect.
+
+Two traps of names stand behind `listen`:
+
+- A machine's own name often resolves, on that machine only, to a loopback address
+  (Debian writes `127.0.1.1 node1` into /etc/hosts). Listening there would shut the
+  others out, so home then listens on every address of the machine.
+- `localhost` is often both ::1 and 127.0.0.1. Two processes of one machine must not each
+  win one of them, so only the first address, in a fixed order, decides who is home.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import trio
+
+from supervisor.cluster.plan import Rendezvous, endpoint
+from supervisor.errors import DsmsupError, UsageError
+
+_BACKLOG: Final = 128
+_CONNECT_S: Final = 5.0
+_NOT_OURS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH)
+
+
+class PortInUse(DsmsupError):
+    """Something listens at the rendezvous already: another home, or a stranger."""
+
+
+class NotHere(DsmsupError):
+    """The rendezvous is no address of this host."""
+
+
+class Address(NamedTuple):
+    """A socket address, resolved."""
+
+    family: int
+    sockaddr: tuple[str, int] | tuple[str, int, int, int]
+
+    def __str__(self) -> str:
+        return endpoint(self.sockaddr[0], self.sockaddr[1])
+
+
+async def resolve(rendezvous: Rendezvous) -> list[Address]:
+    """Every address of the rendezvous, in a fixed order within each of its names.
+
+    Raises UsageError when a name is unknown for good, DsmsupError when the name service
+    does not answer now.
+    """
+    found: list[Address] = []
+    for host in rendezvous.hosts:
+        try:
+            answers = await trio.socket.getaddrinfo(
+                host, rendezvous.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICSERV
+            )
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise DsmsupError(f"the name service does not answer for {host}") from None
+            if len(rendezvous.hosts) > 1:
+                continue
+            raise UsageError(f"unknown host {host} in --rendezvous {rendezvous}") from None
+        except UnicodeError:
+            raise UsageError(f"{host!r} is no host name (--rendezvous)") from None
+        addresses = {Address(family, sockaddr) for family, _, _, _, sockaddr in answers}
+        found += sorted(addresses, key=lambda address: (address.family, address.sockaddr))
+    return list(dict.fromkeys(found))
+
+
+async def listen(rendezvous: Rendezvous) -> list[socket.socket]:
+    """Listen at the rendezvous, on the first of its addresses that is ours and the rest.
+
+    Raises NotHere when none of them is this host's, PortInUse when the first that is
+    ours is taken, UsageError when we may not listen there.
+    """
+    addresses = await resolve(rendezvous)
+    if _is_own_name(rendezvous, addresses):
+        return [_listen_everywhere(rendezvous)]
+    listeners: list[socket.socket] = []
+    try:
+        for address in addresses:
+            try:
+                listeners.append(_bound(address))
+            except OSError as error:
+                if error.errno in _NOT_OURS:
+                    continue
+                if not listeners:
+                    raise _explain(error, rendezvous) from None
+    except BaseException:
+        close_all(listeners)
+        raise
+    if not listeners:
+        raise NotHere(
+            f"{rendezvous} is no address of this host: host 0 must run where --rendezvous points"
+        )
+    return listeners
+
+
+def _is_own_name(rendezvous: Rendezvous, addresses: list[Address]) -> bool:
+    """Whether a name that is neither an address nor `localhost` means loopback only."""
+    for host in rendezvous.hosts:
+        if host == "localhost" or host.endswith(".localhost") or _is_literal(host):
+            return False
+    return bool(addresses) and all(
+        ipaddress.ip_address(address.sockaddr[0].partition("%")[0]).is_loopback
+        for address in addresses
+    )
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _bound(address: Address) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        # Only lets a new home listen where an earlier one's connections linger; two
+        # listeners at one address still exclude each other.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address.sockaddr)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_everywhere(rendezvous: Rendezvous) -> socket.socket:
+    try:
+        if socket.has_dualstack_ipv6():
+            sock = socket.create_server(
+                ("::", rendezvous.port),
+                family=socket.AF_INET6,
+                dualstack_ipv6=True,
+                backlog=_BACKLOG,
+            )
+        else:
+            sock = socket.create_server(("", rendezvous.port), backlog=_BACKLOG)
+    except OSError as error:
+        raise _explain(error, rendezvous) from None
+    sock.setblocking(False)
+    return sock
+
+
+def _explain(error: OSError, rendezvous: Rendezvous) -> DsmsupError:
+    if error.errno == errno.EADDRINUSE:
+        return PortInUse(
+            f"{rendezvous} is in use by something else: choose another port for --rendezvous"
+        )
+    if error.errno == errno.EACCES:
+        return UsageError(
+            f"not allowed to listen at {rendezvous}: choose a port above 1023 for --rendezvous"
+        )
+    return DsmsupError(f"cannot listen at {rendezvous}: {error.strerror}")
+
+
+def listen_on_loopback() -> socket.socket:
+    """A listener at 127.0.0.1 on a port that the kernel chose."""
+    sock = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+async def dial(address: Address) -> trio.SocketStream:
+    """Connect, waiting 5 s at most. Raises OSError (TimeoutError among them)."""
+    sock = trio.socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        with trio.move_on_after(_CONNECT_S) as limit:
+            await sock.connect(address.sockaddr)
+        if limit.cancelled_caught:
+            raise TimeoutError(errno.ETIMEDOUT, "no answer")
+        if sock.getsockname() == sock.getpeername():
+            # TCP lets a socket connect to itself when the kernel picks, as our own
+            # port, the very one that nobody listens at.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)
+
+
+def close_all(listeners: Iterable[socket.socket]) -> None:
+    """Close sockets."""
+    for sock in listeners:
+        sock.close()

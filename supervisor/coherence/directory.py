@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Home's directory: who holds each page, and what a request makes of that.
+
+A page is *exclusive* at one host (the only one that may write it, and the only
+one with current data) or *shared* (home's data is current; a set of hosts may
+read it). A page that nobody has asked for is exclusive at home.
+
+`RULES` is the protocol's transition table; home walks it and nothing else
+decides. The diagram of states in the documentation is made from it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from supervisor.coherence.messages import Access, Content, Run
+from supervisor.coherence.pages import PageMap, Span, Valued
+from supervisor.units import HOME, HostId
+
+# A page's entry is one integer: the host that holds it exclusively, or, when
+# negative, minus the bit set of the hosts that may read it (bit 0, home, is
+# always in it: home's data is current).
+EXCLUSIVE_AT_HOME: Final = int(HOME)
+
+
+def exclusive(host: HostId) -> int:
+    return int(host)
+
+
+def shared(hosts: int) -> int:
+    """Entry of a page that the hosts of this bit set may read."""
+    return -(hosts | 1) if hosts & ~1 else EXCLUSIVE_AT_HOME
+
+
+def sharers(entry: int) -> int:
+    """Bit set of the hosts in a shared entry."""
+    return -entry
+
+
+class Holding(Enum):
+    """How a page stands to the host that asks for it."""
+
+    MINE = "exclusive at the requester"
+    HOME = "exclusive at home"
+    OTHER = "exclusive at a third host"
+    COPY = "shared, the requester has a copy"
+    SHARED = "shared, the requester has none"
+
+
+def holding(entry: int, host: HostId) -> Holding:
+    if entry >= 0:
+        if entry == host:
+            return Holding.MINE
+        return Holding.HOME if entry == HOME else Holding.OTHER
+    return Holding.COPY if sharers(entry) >> host & 1 else Holding.SHARED
+
+
+class Rule(NamedTuple):
+    """What a request does to a page.
+
+    home_keeps: what home's own guest may keep, before the data is read.
+    owner_keeps: what the owner is asked to keep when it sends the data back;
+        the page is then looked up again.
+    content: what the grant carries; None when nothing need be told.
+    becomes: the entry afterwards, "same", "copy added" or "requester's".
+    invalidate: whether the other sharers are told to drop their copies.
+    """
+
+    home_keeps: Access | None
+    owner_keeps: Access | None
+    content: Content | None
+    becomes: str
+    invalidate: bool
+
+
+_READ, _WRITE = Access.READ, Access.WRITE
+SAME: Final = "same"
+COPY_ADDED: Final = "copy added"
+REQUESTERS: Final = "requester's"
+
+RULES: Final[dict[tuple[Access, Holding], Rule]] = {
+    (_READ, Holding.MINE): Rule(None, None, None, SAME, False),
+    (_READ, Holding.HOME): Rule(_READ, None, Content.DATA, COPY_ADDED, False),
+    (_READ, Holding.OTHER): Rule(None, _READ, Content.DATA, COPY_ADDED, False),
+    (_READ, Holding.COPY): Rule(None, None, None, SAME, False),
+    (_READ, Holding.SHARED): Rule(None, None, Content.DATA, COPY_ADDED, False),
+    (_WRITE, Holding.MINE): Rule(None, None, None, SAME, False),
+    (_WRITE, Holding.HOME): Rule(Access.NONE, None, Content.DATA, REQUESTERS, False),
+    (_WRITE, Holding.OTHER): Rule(None, Access.NONE, Content.DATA, REQUESTERS, False),
+    (_WRITE, Holding.COPY): Rule(Access.NONE, None, Content.HELD, REQUESTERS, True),
+    (_WRITE, Holding.SHARED): Rule(Access.NONE, None, Content.DATA, REQUESTERS, True),
+}
+
+
+def after_yield(entry: int, keeps: Access) -> int:
+    """Entry of a page when its owner's data has come back to home."""
+    return shared(1 << entry) if keeps == Access.READ else EXCLUSIVE_AT_HOME
+
+
+T = TypeVar("T")
+
+
+class Directory(Generic[T]):
+    """Entries, and the locks of open transactions (of type T) on pages.
+
+    Transactions lock pages in ascending order and wait in the order of arrival,
+    so no two wait for each other and none is overtaken for ever.
+    """
+
+    def __init__(self) -> None:
+        self.entries = PageMap(EXCLUSIVE_AT_HOME)
+        self.locks: dict[int, T] = {}
+        self.waiting: dict[int, deque[T]] = {}
+
+    def runs(self, span: Span | Run) -> list[Valued]:
+        return self.entries.runs(span[0], span[1])
+
+    def lock(self, owner: T, pages: range) -> int:
+        """Lock pages in order; the first page that another has (then `owner` waits
+        for it), or `pages.stop` when all are locked."""
+        locks = self.locks
+        for page in pages:
+            holder = locks.setdefault(page, owner)
+            if holder is not owner:
+                self.waiting.setdefault(page, deque()).append(owner)
+                return page
+        return pages.stop
+
+    def try_lock(self, owner: T, first: int, count: int) -> list[Span]:
+        """Lock those pages of the span that nobody has; the spans that were locked."""
+        locks = self.locks
+        spans: list[Span] = []
+        start = first
+        for page in range(first, first + count):
+            if locks.setdefault(page, owner) is not owner:
+                if page > start:
+                    spans.append(Span(start, page - start))
+                start = page + 1
+        if first + count > start:
+            spans.append(Span(start, first + count - start))
+        return spans
+
+    def unlock(self, first: int, count: int) -> list[T]:
+        """Hand each page to the first that waits for it; those that got one."""
+        woken: list[T] = []
+        locks = self.locks
+        if not self.waiting:
+            for page in range(first, first + count):
+                del locks[page]
+            return woken
+        for page in range(first, first + count):
+            queue = self.waiting.get(page)
+            if queue is None:
+                del locks[page]
+                continue
+            locks[page] = queue.popleft()
+            woken.append(locks[page])
+            if not queue:
+                del self.waiting[page]
+        return woken
+
+    def stop_waiting(self, owner: T, page: int) -> None:
+        queue = self.waiting[page]
+        queue.remove(owner)
+        if not queue:
+            del self.waiting[page]
+
+    def any_locked(self, span: Span | Run) -> bool:
+        if not self.locks:
+            return False
+        return any(page in self.locks for page in range(span[0], span[0] + span[1]))

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From an exec stop to a guest process with a control block and a parked agent.
+
+Before the control block is mapped there is no gadget to run system calls at,
+so the first ones run on two bytes poked over the entry point and put back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from supervisor.errors import DsmsupError, GuestDied
+from supervisor.tracee import control, inject, ptrace
+from supervisor.tracee.control import ControlBlock
+from supervisor.tracee.inject import Agent
+from supervisor.tracee.memory import GuestMemory
+from supervisor.tracee.stops import StopKind, wait_for
+
+_ALL_SIGNALS_BUT_TRAP = ~(1 << (signal.SIGTRAP - 1)) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+class Caller:
+    """Runs single system calls on one stopped thread, at a gadget."""
+
+    def __init__(self, pid: int, gadget: int) -> None:
+        self.pid = pid
+        self.gadget = gadget
+        self.born: list[int] = []
+
+    def call(self, number: int, *arguments: int) -> int:
+        registers = ptrace.get_registers(self.pid)
+        saved = ptrace.Registers.from_buffer_copy(registers)
+        registers.rip = self.gadget
+        registers.rax = number
+        registers.orig_rax = -1 & 0xFFFF_FFFF_FFFF_FFFF
+        names = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+        for name, value in zip(names, arguments, strict=False):
+            setattr(registers, name, value)
+        ptrace.set_registers(self.pid, registers)
+        while True:
+            ptrace.cont(self.pid)
+            stop = wait_for(self.pid)
+            if stop.kind is StopKind.SIGNAL and stop.detail == signal.SIGTRAP:
+                break
+            if stop.kind is StopKind.EVENT:
+                self.born.append(ptrace.get_event_message(self.pid))
+            elif stop.kind in (StopKind.EXITED, StopKind.KILLED):
+                raise GuestDied("the program was killed while it was being set up")
+        result = ptrace.get_registers(self.pid).rax
+        ptrace.set_registers(self.pid, saved)
+        return int(result if result < 1 << 63 else result - (1 << 64))
+
+    def must(self, number: int, *arguments: int) -> int:
+        result = self.call(number, *arguments)
+        if -4096 < result < 0:
+            raise DsmsupError(
+                f"cannot prepare the guest process: system call {number}: {os.strerror(-result)}"
+            )
+        return result
+
+
+def map_control_block(pid: int, block: ControlBlock) -> None:
+    """Map the control block into a process that stands in its exec stop."""
+    entry = ptrace.get_registers(pid).rip
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        original = os.pread(memory, 3, entry)
+        os.pwrite(memory, b"\x0f\x05\xcc", entry)  # syscall; int3
+        caller = Caller(pid, entry)
+        shared_fixed = inject.MAP_SHARED | inject.MAP_FIXED
+        read_write = inject.PROT_READ | inject.PROT_WRITE
+        caller.must(
+            inject.SYS_MMAP, control.BASE, control.SIZE, read_write, shared_fixed,
+            block.descriptor, 0,
+        )  # fmt: skip
+        caller.must(
+            inject.SYS_MPROTECT, control.CODE, 0x1000, inject.PROT_READ | inject.PROT_EXEC
+        )
+        caller.must(inject.SYS_MPROTECT, control.ARMED, 0x1000, inject.PROT_READ)
+        os.pwrite(memory, original, entry)
+    finally:
+        os.close(memory)
+
+
+def make_agent_thread(pid: int, block: ControlBlock, memory: GuestMemory) -> Agent:
+    """Clone the agent off a program's main thread (at home)."""
+    caller = Caller(pid, control.GADGET)
+    tid = caller.must(inject.SYS_CLONE, inject.THREAD_FLAGS, 0)
+    wait_for(tid)
+    # The program's table loses our descriptors, the agent's loses all others.
+    caller.must(inject.SYS_CLOSE, memory.descriptor)
+    caller.must(inject.SYS_CLOSE, block.descriptor)
+    return _park(tid, block, memory)
+
+
+def make_agent_of(pid: int, block: ControlBlock, memory: GuestMemory) -> Agent:
+    """Make a vessel's only thread its agent."""
+    return _park(pid, block, memory)
+
+
+def _park(tid: int, block: ControlBlock, memory: GuestMemory) -> Agent:
+    ptrace.set_signal_mask(tid, _ALL_SIGNALS_BUT_TRAP)
+    registers = ptrace.get_registers(tid)
+    registers.rip = control.STUB
+    registers.orig_rax = -1 & 0xFFFF_FFFF_FFFF_FFFF
+    ptrace.set_registers(tid, registers)
+    ptrace.cont(tid)
+    stop = wait_for(tid)
+    if stop.kind is not StopKind.SIGNAL or stop.detail != signal.SIGTRAP:
+        raise GuestDied("the guest process died while it was being set up")
+    agent = Agent(tid, block, memory.descriptor)
+    kept = memory.descriptor
+    agent.check(
+        ([(inject.SYS_CLOSE_RANGE, 0, kept - 1, 0)] if kept else [])
+        + [(inject.SYS_CLOSE_RANGE, kept + 1, 0xFFFFFFFF, 0)]
+    )
+    return agent

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The control block: the few pages of every guest process that are ours.
+
+It lies at a fixed low address, so that any code reaches the armed byte with an
+absolute 32-bit displacement:
+
+    CODE    read-execute: the system call gadget and the agent's stub
+    DATA    read-write:   strings the agent's calls point to
+    ARMED   read-only:    one byte, the rewritten code's check
+    CALLS   read-write:   the agent's list of calls, with their results
+
+All are one memfd that the supervisor maps as well, so that a list of
+calls is written and its results are read without a system call.
+
+The code is assembled from the text below with keystone and checked with the
+decoder by tests/tracee/test_control.py; the bytes are pasted here, because an
+assembler has no place in the start-up of a program.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from typing import Final
+
+from supervisor.units import PAGE_SIZE
+
+BASE: Final = 0x0010_0000
+CODE: Final = BASE
+DATA: Final = BASE + 0x1000
+ARMED: Final = BASE + 0x2000
+"""rewriter's ARMED_ADDRESS; tests/tracee/test_control.py holds the two together."""
+CALLS: Final = BASE + 0x3000
+SIZE: Final = 0x10000
+
+GADGET: Final = CODE
+"""`syscall; int3`: set registers here to run one call on a stopped thread."""
+STUB: Final = CODE + 0x10
+"""The agent's loop: stops at its int3, runs the list, stops again."""
+
+SOURCE: Final = f"""
+gadget:
+    syscall
+    int3
+.org 0x10
+stub:
+    int3
+    mov ebx, {CALLS:#x}
+next:
+    mov rax, [rbx]
+    test rax, rax
+    js stub
+    mov rdi, [rbx + 8]
+    mov rsi, [rbx + 16]
+    mov rdx, [rbx + 24]
+    mov r10, [rbx + 32]
+    mov r8, [rbx + 40]
+    mov r9, [rbx + 48]
+    syscall
+    mov [rbx + 56], rax
+    add rbx, 64
+    jmp next
+"""
+
+CODE_BYTES: Final = bytes.fromhex(
+    "0f05cc" + "90" * 13 +
+    "cc"
+    "bb00301000"
+    "488b03"
+    "4885c0"
+    "78f2"
+    "488b7b08"
+    "488b7310"
+    "488b5318"
+    "4c8b5320"
+    "4c8b4328"
+    "4c8b4b30"
+    "0f05"
+    "48894338"
+    "4883c340"
+    "ebd4"
+)  # fmt: skip
+
+CALL: Final = struct.Struct("<q6Qq")
+"""One entry of the list: number, six arguments, result."""
+CALLS_MAX: Final = (SIZE - (CALLS - BASE)) // CALL.size - 1
+"""Calls in one list; the last entry is its end mark."""
+DATA_SIZE: Final = PAGE_SIZE
+_END = struct.Struct("<q").pack(-1)
+
+
+class ControlBlock:
+    """The supervisor's view of one guest process's control block."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("dsmsup-control", os.MFD_CLOEXEC)
+        os.ftruncate(self.descriptor, SIZE)
+        self._view = mmap.mmap(self.descriptor, SIZE)
+        self._view[: len(CODE_BYTES)] = CODE_BYTES
+
+    def set_armed(self, armed: bool) -> None:
+        self._view[ARMED - BASE] = int(armed)
+
+    def write_calls(self, calls: list[tuple[int, ...]]) -> None:
+        """Lay down a list of (number, up to six arguments)."""
+        assert len(calls) <= CALLS_MAX
+        offset = CALLS - BASE
+        view = self._view
+        for call in calls:
+            number, arguments = call[0], call[1:]
+            CALL.pack_into(view, offset, number, *arguments, *(0,) * (7 - len(arguments)))
+            offset += CALL.size
+        view[offset : offset + 8] = _END
+
+    def results(self, count: int) -> list[int]:
+        """The results (or negative errno) of the first `count` calls of the list."""
+        view = self._view
+        start = CALLS - BASE + 56
+        return [
+            int.from_bytes(view[at : at + 8], "little", signed=True)
+            for at in range(start, start + count * CALL.size, CALL.size)
+        ]
+
+    def write_data(self, data: bytes) -> int:
+        """Lay bytes into the data page; their address in the guest."""
+        assert len(data) <= DATA_SIZE
+        offset = DATA - BASE
+        self._view[offset : offset + len(data)] = data
+        return DATA
+
+    def close(self) -> None:
+        self._view.close()
+        os.close(self.descriptor)

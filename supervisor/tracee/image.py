@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The home image: the real program, at its exec stop, put under the supervisor.
+
+Every writable mapping is moved onto guest memory, the stack at its full size
+(RLIMIT_STACK), so that nothing grows behind the supervisor's back. Read-only
+mappings stay as the kernel made them; those of the program and of its dynamic
+linker are replaced by the rewritten files' segments at the same addresses.
+The vDSO is dropped and hidden: other hosts' kernels have other ones.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
+from supervisor.tracee import control, inject, ptrace
+from supervisor.tracee.bootstrap import make_agent_thread, map_control_block
+from supervisor.tracee.control import ControlBlock
+from supervisor.tracee.inject import Agent
+from supervisor.tracee.maps import Mapping, read_maps
+from supervisor.tracee.memory import GuestMemory, ProcessBacking
+from supervisor.units import PAGE_SIZE, round_up
+
+_AT_NULL = 0
+_AT_IGNORE = 1
+_AT_SYSINFO_EHDR = 33
+
+STACK_DEFAULT = 8 << 20
+STACK_MAX = 1 << 30
+
+SCRATCH_BASE = 0x0000_2000_0000_0000
+"""Scratch memory of forwarded system calls, in home's guest process only."""
+
+
+class Segment(NamedTuple):
+    """A loadable segment of a rewritten file that the original does not have."""
+
+    address: int
+    offset: int
+    file_size: int
+    memory_size: int
+    protection: int
+
+
+class Substitute(NamedTuple):
+    """A rewritten file to lay over an original one that the kernel has mapped."""
+
+    path: str
+    extra: list[Segment]
+
+
+class HomeImage(NamedTuple):
+    pid: int
+    agent: Agent
+    space: AddressSpace
+    break_start: int
+    memory_descriptor: int
+    """/proc/PID/mem of the program, for reading what is not on guest memory."""
+    loaded: dict[str, int]
+    """Load bias of each file that the kernel mapped (the program, its linker)."""
+
+
+def take_over(
+    pid: int,
+    memory: GuestMemory,
+    block: ControlBlock,
+    scratch_descriptor: int,
+    scratch_size: int,
+    substitute: Callable[[str], Substitute | None],
+) -> HomeImage:
+    """Prepare a program that stands in its exec stop."""
+    map_control_block(pid, block)
+    from supervisor.tracee.bootstrap import Caller
+
+    caller = Caller(pid, control.GADGET)
+    caller.must(
+        inject.SYS_MMAP, SCRATCH_BASE, scratch_size, READ | WRITE,
+        inject.MAP_SHARED | inject.MAP_FIXED | inject.MAP_NORESERVE, scratch_descriptor, 0,
+    )  # fmt: skip
+    caller.must(inject.SYS_CLOSE, scratch_descriptor)
+    break_start = caller.must(12, 0)
+    agent = make_agent_thread(pid, block, memory)
+    process_memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    space = AddressSpace()
+    native = ProcessBacking(process_memory)
+    calls: list[tuple[int, ...]] = []
+    loaded: dict[str, int] = {}
+    for mapping in read_maps(pid):
+        start, end = mapping.start, mapping.end
+        if control.BASE <= start < control.BASE + control.SIZE or start >= 1 << 47:
+            continue
+        if SCRATCH_BASE <= start < SCRATCH_BASE + scratch_size:
+            continue
+        if mapping.path in ("[vdso]", "[vvar]", "[vvar_vclock]"):
+            calls.append((inject.SYS_MUNMAP, start, end - start))
+        elif mapping.path == "[stack]":
+            bottom = _stack_bottom(end)
+            contents = bytearray(os.pread(process_memory, end - start, start))
+            _hide_vdso(contents, ptrace.get_registers(pid).rsp - start)
+            memory.write_bytes(start, bytes(contents))
+            calls.append(agent.map_guest(bottom, end - bottom, READ | WRITE))
+            space.add(Area(bottom, end, READ | WRITE, Kind.GUEST, "[stack]"))
+        elif mapping.protection & WRITE:
+            memory.write_bytes(start, os.pread(process_memory, end - start, start))
+            calls.append(agent.map_guest(start, end - start, mapping.protection))
+            space.add(Area(start, end, mapping.protection, Kind.GUEST, mapping.path))
+        else:
+            space.add(Area(start, end, mapping.protection, Kind.NATIVE, mapping.path))
+            memory.set_backing(start, end, native)
+            if mapping.path.startswith("/") and mapping.path not in loaded:
+                loaded[mapping.path] = start
+    agent.check(calls)
+    for path in list(loaded):
+        replacement = substitute(path)
+        bias = loaded[path] - _first_address(path)
+        loaded[path] = bias
+        if replacement is not None:
+            _lay_over(agent, space, memory, native, path, bias, replacement)
+    return HomeImage(pid, agent, space, break_start, process_memory, loaded)
+
+
+def _stack_bottom(top: int) -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    size = STACK_DEFAULT if soft == resource.RLIM_INFINITY else min(soft, STACK_MAX)
+    return top - round_up(max(size, 256 << 10))
+
+
+def _hide_vdso(stack: bytearray, at: int) -> None:
+    """Turn the auxiliary vector's AT_SYSINFO_EHDR into AT_IGNORE (in place)."""
+    (count,) = struct.unpack_from("<Q", stack, at)
+    at += 8 * (count + 2)
+    while struct.unpack_from("<Q", stack, at)[0]:  # the environment
+        at += 8
+    at += 8
+    while True:
+        (kind,) = struct.unpack_from("<Q", stack, at)
+        if kind == _AT_NULL:
+            return
+        if kind == _AT_SYSINFO_EHDR:
+            struct.pack_into("<Q", stack, at, _AT_IGNORE)
+        at += 16
+
+
+def _first_address(path: str) -> int:
+    """Link-time address of the first page of an ELF file's lowest segment."""
+    with open(path, "rb") as file:
+        header = file.read(64)
+        table, size, count = (
+            struct.unpack_from("<Q", header, 32)[0],
+            *struct.unpack_from("<HH", header, 54),
+        )
+        file.seek(table)
+        entries = file.read(size * count)
+    addresses = [
+        struct.unpack_from("<Q", entries, at + 16)[0]
+        for at in range(0, size * count, size)
+        if struct.unpack_from("<I", entries, at)[0] == 1
+    ]
+    return int(min(addresses)) & ~(PAGE_SIZE - 1)
+
+
+def _lay_over(
+    agent: Agent,
+    space: AddressSpace,
+    memory: GuestMemory,
+    native: ProcessBacking,
+    path: str,
+    bias: int,
+    replacement: Substitute,
+) -> None:
+    """Map a rewritten file's read-only segments over the original's, and its added ones."""
+    at = agent.control.write_data(os.fsencode(replacement.path) + b"\0")
+    (descriptor,) = agent.check([(inject.SYS_OPENAT, inject.AT_FDCWD, at, os.O_RDONLY, 0)])
+    fixed = inject.MAP_PRIVATE | inject.MAP_FIXED
+    calls: list[tuple[int, ...]] = []
+    pid = agent.tid
+    for mapping in read_maps(pid):
+        if mapping.path == path and not mapping.shared and not mapping.protection & WRITE:
+            calls.append(
+                (
+                    inject.SYS_MMAP, mapping.start, mapping.end - mapping.start,
+                    mapping.protection, fixed, descriptor, mapping.offset,
+                )
+            )  # fmt: skip
+    for segment in replacement.extra:
+        start = (segment.address + bias) & ~(PAGE_SIZE - 1)
+        end = round_up(segment.address + bias + segment.memory_size)
+        calls.append(
+            (
+                inject.SYS_MMAP, start, end - start, segment.protection, fixed, descriptor,
+                segment.offset & ~(PAGE_SIZE - 1),
+            )
+        )  # fmt: skip
+        space.add(Area(start, end, segment.protection, Kind.NATIVE, path))
+        memory.set_backing(start, end, native)
+    calls.append((inject.SYS_CLOSE, descriptor))
+    agent.check(calls)
+
+
+__all__ = ["HomeImage", "Mapping", "Segment", "Substitute", "take_over"]

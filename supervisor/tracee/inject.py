@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The agent: a thread of ours in each guest process, to run system calls there.
+
+It is always parked in a ptrace stop at the stub's int3 (control.py). To run a
+list of calls the supervisor writes the list into the control block, lets the
+agent go, and waits for its next int3: two context switches for any number of
+calls, and no register traffic. Stops of other threads that arrive meanwhile
+stay with the kernel, because only the agent is waited for.
+
+The agent has a descriptor table of its own (cloned without CLONE_FILES): the
+program neither sees nor can close the guest memory's descriptor, and the agent
+holds none of the program's pipes open.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final
+
+from supervisor.errors import GuestDied
+from supervisor.tracee import ptrace
+from supervisor.tracee.control import CALLS_MAX, ControlBlock
+from supervisor.tracee.stops import StopKind, wait_for
+
+SYS_MMAP: Final = 9
+SYS_MPROTECT: Final = 10
+SYS_MUNMAP: Final = 11
+SYS_CLONE: Final = 56
+SYS_EXIT: Final = 60
+SYS_OPENAT: Final = 257
+SYS_CLOSE: Final = 3
+SYS_FUTEX: Final = 202
+SYS_CLOSE_RANGE: Final = 436
+
+PROT_NONE: Final = 0
+PROT_READ: Final = 1
+PROT_WRITE: Final = 2
+PROT_EXEC: Final = 4
+
+MAP_SHARED: Final = 0x01
+MAP_PRIVATE: Final = 0x02
+MAP_FIXED: Final = 0x10
+MAP_ANONYMOUS: Final = 0x20
+MAP_NORESERVE: Final = 0x4000
+
+AT_FDCWD: Final = -100 & 0xFFFF_FFFF_FFFF_FFFF
+
+THREAD_FLAGS: Final = (
+    0x00000100  # CLONE_VM
+    | 0x00000200  # CLONE_FS
+    | 0x00000800  # CLONE_SIGHAND
+    | 0x00010000  # CLONE_THREAD
+    | 0x00040000  # CLONE_SYSVSEM
+)
+
+
+class InjectionFailed(Exception):
+    """A call of a list failed in the guest."""
+
+    def __init__(self, call: tuple[int, ...], code: int) -> None:
+        super().__init__(f"injected system call {call[0]} {call[1:]}: {os.strerror(code)}")
+        self.errno = code
+
+
+class Agent:
+    """Runs lists of system calls in one guest process."""
+
+    def __init__(self, tid: int, control: ControlBlock, guest_descriptor: int) -> None:
+        self.tid = tid
+        self.control = control
+        self.guest_descriptor = guest_descriptor
+        """The guest memory's descriptor number in the agent's table."""
+        self.injections = 0
+        self.calls = 0
+        self.born: list[int] = []
+        """Threads that a list's clone calls made; taken by `take_born`."""
+
+    def run(self, calls: list[tuple[int, ...]]) -> list[int]:
+        """Run a list; the result, or negative errno, of each call."""
+        results: list[int] = []
+        for at in range(0, len(calls), CALLS_MAX):
+            results += self._run_batch(calls[at : at + CALLS_MAX])
+        return results
+
+    def _run_batch(self, calls: list[tuple[int, ...]]) -> list[int]:
+        self.injections += 1
+        self.calls += len(calls)
+        self.control.write_calls(calls)
+        signal_number = 0
+        while True:
+            try:
+                ptrace.cont(self.tid, signal_number)
+            except ptrace.TraceeGone:
+                raise GuestDied("the guest process is gone") from None
+            stop = wait_for(self.tid)
+            signal_number = 0
+            if stop.kind is StopKind.SIGNAL:
+                if stop.detail == signal.SIGTRAP:
+                    return self.control.results(len(calls))
+                # All signals are blocked in the agent: what still comes is forced.
+                raise GuestDied(f"the guest's agent got {signal.Signals(stop.detail).name}")
+            if stop.kind in (StopKind.EXITED, StopKind.KILLED):
+                raise GuestDied("the guest process is gone")
+            if stop.kind is StopKind.EVENT:
+                self.born.append(ptrace.get_event_message(self.tid))
+
+    def check(self, calls: list[tuple[int, ...]]) -> list[int]:
+        """Run a list of which no call may fail."""
+        results = self.run(calls)
+        for call, result in zip(calls, results, strict=True):
+            if -4096 < result < 0:
+                raise InjectionFailed(call, -result)
+        return results
+
+    def take_born(self) -> list[int]:
+        born, self.born = self.born, []
+        return born
+
+    def map_guest(self, start: int, length: int, protection: int) -> tuple[int, ...]:
+        """The call that maps guest memory at its own address."""
+        return (
+            SYS_MMAP, start, length, protection, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+            self.guest_descriptor, start,
+        )  # fmt: skip

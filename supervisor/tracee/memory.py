@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guest memory: one sparse memfd a host, file offset = guest virtual address.
+
+The guest maps it MAP_SHARED, page by page with the protection that coherence
+allows; the supervisor reads and writes it by pread and pwrite at the same
+offsets, whatever the guest may touch. (Reading a hole that way gives zeros
+and allocates nothing, which reading through a mapping would.)
+
+At home some areas are not on the memfd: text and other read-only private file
+mappings stay as the kernel mapped them, and MAP_SHARED mappings of files stay
+on their file. `backings` says for a page where its bytes are.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from typing import Final, Protocol
+
+from supervisor.units import PAGE_SHIFT, PAGE_SIZE, PageNumber
+
+ADDRESS_SPACE_SIZE: Final = 1 << 47
+
+_FALLOC_KEEP_SIZE: Final = 0x01
+_FALLOC_PUNCH_HOLE: Final = 0x02
+
+
+class Backing(Protocol):
+    """Where the bytes of a range of pages are, when not on the memfd."""
+
+    def read(self, address: int, length: int) -> bytes: ...
+
+    def write(self, address: int, data: bytes) -> None: ...
+
+
+class FileBacking:
+    """A MAP_SHARED mapping of a file: `delta` is address minus file offset."""
+
+    def __init__(self, descriptor: int, delta: int) -> None:
+        self._descriptor = descriptor
+        self._delta = delta
+
+    def read(self, address: int, length: int) -> bytes:
+        data = os.pread(self._descriptor, length, address - self._delta)
+        return data + bytes(length - len(data))
+
+    def write(self, address: int, data: bytes) -> None:
+        offset = address - self._delta
+        # Bytes beyond the end of the file are not the file's: a store there
+        # through the mapping would not lengthen it either.
+        size = os.fstat(self._descriptor).st_size
+        if offset < size:
+            os.pwrite(self._descriptor, data[: size - offset], offset)
+
+
+class ProcessBacking:
+    """A read-only private file mapping, read through /proc/PID/mem."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, address: int, length: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, length, address)
+        except OSError:
+            data = b""
+        if len(data) == length:
+            return data
+        # A page past the end of its file cannot be read at all (SIGBUS to the program).
+        pages = []
+        for at in range(address, address + length, PAGE_SIZE):
+            try:
+                page = os.pread(self._descriptor, PAGE_SIZE, at)
+            except OSError:
+                page = b""
+            pages.append(page.ljust(PAGE_SIZE, b"\0"))
+        return b"".join(pages)
+
+    def write(self, address: int, data: bytes) -> None:
+        raise AssertionError("a store to a read-only mapping")
+
+
+class GuestMemory:
+    """One host's guest memory, in whole pages for the coherence node and in bytes for calls."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("dsmsup-guest", os.MFD_CLOEXEC)
+        os.ftruncate(self.descriptor, ADDRESS_SPACE_SIZE)
+        # Invariant: sorted by start, disjoint.
+        self._starts: list[int] = []
+        self._others: list[tuple[int, int, Backing]] = []
+
+    # Where bytes are ------------------------------------------------------------
+
+    def set_backing(self, start: int, end: int, backing: Backing | None) -> None:
+        """Say where [start, end) is kept; None is the memfd."""
+        kept: list[tuple[int, int, Backing]] = []
+        for low, high, other in self._others:
+            if high <= start or end <= low:
+                kept.append((low, high, other))
+                continue
+            if low < start:
+                kept.append((low, start, other))
+            if end < high:
+                kept.append((end, high, other))
+        if backing is not None:
+            kept.append((start, end, backing))
+        kept.sort(key=lambda entry: entry[0])
+        self._others = kept
+        self._starts = [entry[0] for entry in kept]
+
+    def backing_at(self, address: int) -> Backing | None:
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0 and address < self._others[index][1]:
+            return self._others[index][2]
+        return None
+
+    def _pieces(self, address: int, length: int) -> list[tuple[int, int, Backing | None]]:
+        """(address, length, backing) of each piece of a range that lies on one backing."""
+        end = address + length
+        index = max(bisect_right(self._starts, address) - 1, 0)
+        pieces: list[tuple[int, int, Backing | None]] = []
+        for low, high, other in self._others[index:]:
+            if low >= end:
+                break
+            if high <= address:
+                continue
+            if address < low:
+                pieces.append((address, low - address, None))
+                address = low
+            stop = min(high, end)
+            pieces.append((address, stop - address, other))
+            address = stop
+        if address < end:
+            pieces.append((address, end - address, None))
+        return pieces
+
+    # Bytes ------------------------------------------------------------------------
+
+    def read_bytes(self, address: int, length: int) -> bytes:
+        if not self._others:
+            return self._read_memfd(address, length)
+        pieces = self._pieces(address, length)
+        if len(pieces) == 1:
+            (_, _, backing) = pieces[0]
+            if backing is None:
+                return self._read_memfd(address, length)
+            return backing.read(address, length)
+        return b"".join(
+            self._read_memfd(at, size) if backing is None else backing.read(at, size)
+            for at, size, backing in pieces
+        )
+
+    def _read_memfd(self, address: int, length: int) -> bytes:
+        data = os.pread(self.descriptor, length, address)
+        while len(data) < length:  # one call moves at most 2 GiB
+            data += os.pread(self.descriptor, length - len(data), address + len(data))
+        return data
+
+    def write_bytes(self, address: int, data: bytes) -> None:
+        at = 0
+        for start, size, backing in self._pieces(address, len(data)):
+            piece = data if size == len(data) else data[at : at + size]
+            if backing is not None:
+                backing.write(start, piece)
+            else:
+                written = os.pwrite(self.descriptor, piece, start)
+                while written < size:
+                    written += os.pwrite(self.descriptor, piece[written:], start + written)
+            at += size
+
+    # Pages (the coherence node's Memory) --------------------------------------------
+
+    def read(self, first: PageNumber, count: int) -> bytes:
+        return self.read_bytes(first << PAGE_SHIFT, count << PAGE_SHIFT)
+
+    def write(self, first: PageNumber, data: bytes) -> None:
+        assert len(data) % PAGE_SIZE == 0
+        self.write_bytes(first << PAGE_SHIFT, data)
+
+    def zero(self, first: PageNumber, count: int) -> None:
+        """Make pages read as zero and give their memory back."""
+        _fallocate(
+            self.descriptor,
+            _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE,
+            first << PAGE_SHIFT,
+            count << PAGE_SHIFT,
+        )
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    from supervisor.tracee import ptrace
+
+    ptrace.raw_syscall(285, descriptor, mode, offset, length)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ptrace(2) as the supervisor uses it: SEIZE-era requests, whole register sets.
+
+Constants and the register structure are python-ptrace's; requests it does not
+have, and the hot ones, go to the C library directly, because its checked
+wrapper costs more than the system call. Requests on a tracee that has died
+meanwhile raise `TraceeGone`: a SIGKILL may take a stopped tracee at any time
+(ptrace(2), "Death under ptrace"), and its exit arrives by waitpid.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Final
+
+from ptrace.binding import func as _binding
+from ptrace.binding.linux_struct import user_regs_struct
+
+Registers = user_regs_struct
+"""user_regs_struct of <sys/user.h>: 27 words; one read and one write a stop."""
+
+REGISTERS_SIZE: Final = ctypes.sizeof(Registers)
+
+PTRACE_SEIZE: Final = 0x4206
+PTRACE_INTERRUPT: Final = 0x4207
+PTRACE_LISTEN: Final = 0x4208
+PTRACE_GETSIGMASK: Final = 0x420A
+PTRACE_SETSIGMASK: Final = 0x420B
+
+PTRACE_EVENT_SECCOMP: Final = 7
+PTRACE_EVENT_STOP: Final = 128
+
+OPTIONS: Final = (
+    _binding.PTRACE_O_TRACESYSGOOD
+    | _binding.PTRACE_O_TRACEFORK
+    | _binding.PTRACE_O_TRACEVFORK
+    | _binding.PTRACE_O_TRACECLONE
+    | _binding.PTRACE_O_TRACEEXEC
+    | 0x00000080  # PTRACE_O_TRACESECCOMP
+    | 0x00100000  # PTRACE_O_EXITKILL: a dying supervisor leaves no orphan
+)
+
+NT_X86_XSTATE: Final = 0x202
+XSTATE_SIZE_MAX: Final = 16384
+
+WALL: Final = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+_ptrace.restype = ctypes.c_long
+
+
+class TraceeGone(Exception):
+    """The tracee is dead or dying; waitpid tells how it ended."""
+
+
+def _request(request: int, pid: int, address: int | None = None, data: int | None = None) -> int:
+    result: int = _ptrace(request, pid, address, data)
+    if result == -1:
+        code = ctypes.get_errno()
+        if code == errno.ESRCH:
+            raise TraceeGone(pid)
+        raise OSError(code, f"ptrace request {request:#x} on {pid}: {os.strerror(code)}")
+    return result
+
+
+def seize(pid: int) -> None:
+    _request(PTRACE_SEIZE, pid, 0, OPTIONS)
+
+
+def interrupt(pid: int) -> None:
+    _request(PTRACE_INTERRUPT, pid)
+
+
+def listen(pid: int) -> None:
+    _request(PTRACE_LISTEN, pid)
+
+
+def cont(pid: int, signal: int = 0) -> None:
+    _request(_binding.PTRACE_CONT, pid, 0, signal)
+
+
+def cont_to_syscall(pid: int, signal: int = 0) -> None:
+    """Resume until the next system call entry or exit (from a seccomp stop: the exit)."""
+    _request(_binding.PTRACE_SYSCALL, pid, 0, signal)
+
+
+def single_step(pid: int, signal: int = 0) -> None:
+    _request(_binding.PTRACE_SINGLESTEP, pid, 0, signal)
+
+
+def detach(pid: int) -> None:
+    _request(_binding.PTRACE_DETACH, pid)
+
+
+def get_registers(pid: int, into: Registers | None = None) -> Registers:
+    registers = Registers() if into is None else into
+    _request(_binding.PTRACE_GETREGS, pid, 0, ctypes.addressof(registers))
+    return registers
+
+
+def set_registers(pid: int, registers: Registers) -> None:
+    _request(_binding.PTRACE_SETREGS, pid, 0, ctypes.addressof(registers))
+
+
+class _IoVector(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def get_xstate(pid: int) -> bytes:
+    """The XSAVE area (NT_X86_XSTATE) of a stopped thread."""
+    buffer = ctypes.create_string_buffer(XSTATE_SIZE_MAX)
+    vector = _IoVector(ctypes.addressof(buffer), XSTATE_SIZE_MAX)
+    _request(_binding.PTRACE_GETREGSET, pid, NT_X86_XSTATE, ctypes.addressof(vector))
+    return buffer.raw[: vector.length]
+
+
+def set_xstate(pid: int, state: bytes) -> None:
+    buffer = ctypes.create_string_buffer(state, len(state))
+    vector = _IoVector(ctypes.addressof(buffer), len(state))
+    _request(_binding.PTRACE_SETREGSET, pid, NT_X86_XSTATE, ctypes.addressof(vector))
+
+
+def get_signal_mask(pid: int) -> int:
+    """Blocked signals, bit N-1 for signal N."""
+    mask = ctypes.c_uint64()
+    _request(PTRACE_GETSIGMASK, pid, 8, ctypes.addressof(mask))
+    return int(mask.value)
+
+
+def set_signal_mask(pid: int, mask: int) -> None:
+    value = ctypes.c_uint64(mask)
+    _request(PTRACE_SETSIGMASK, pid, 8, ctypes.addressof(value))
+
+
+_siginfo = (ctypes.c_int * 32)()
+_siginfo_address = ctypes.addressof(_siginfo)
+
+
+def get_siginfo(pid: int) -> tuple[int, int, int]:
+    """(si_signo, si_code, si_addr) of a signal-delivery stop; the address is 0 where none is."""
+    _request(_binding.PTRACE_GETSIGINFO, pid, 0, _siginfo_address)
+    address = (_siginfo[4] & 0xFFFFFFFF) | (_siginfo[5] & 0xFFFFFFFF) << 32
+    return _siginfo[0], _siginfo[2], address
+
+
+def get_siginfo_bytes(pid: int) -> bytes:
+    """The whole siginfo_t (128 bytes) of a signal-delivery stop."""
+    _request(_binding.PTRACE_GETSIGINFO, pid, 0, _siginfo_address)
+    return bytes(_siginfo)
+
+
+def set_siginfo_bytes(pid: int, info: bytes) -> None:
+    buffer = ctypes.create_string_buffer(info, 128)
+    _request(_binding.PTRACE_SETSIGINFO, pid, 0, ctypes.addressof(buffer))
+
+
+def get_event_message(pid: int) -> int:
+    message = ctypes.c_ulong()
+    _request(_binding.PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(message))
+    return int(message.value)
+
+
+# pidfd_getfd and friends have no wrapper in Python 3.11.
+
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+def raw_syscall(number: int, *args: int) -> int:
+    """A system call of the supervisor itself; raises OSError."""
+    result: int = _syscall(
+        ctypes.c_long(number), *(ctypes.c_long(argument) for argument in args)
+    )
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def borrow_descriptor(pidfd: int, descriptor: int) -> int:
+    """A duplicate, in the supervisor, of a guest's descriptor (pidfd_getfd(2))."""
+    return raw_syscall(438, pidfd, descriptor, 0)

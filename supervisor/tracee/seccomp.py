@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The seccomp filter of a guest process: which system calls stop for the supervisor.
+
+Calls made from the control block (the agent, shadows running forwarded calls)
+pass; calls whose number is in `native` pass; every other one stops with
+PTRACE_EVENT_SECCOMP. See seccomp(2); the data layout is struct seccomp_data.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import Final
+
+from supervisor.tracee import ptrace
+from supervisor.tracee.control import CODE
+
+AUDIT_ARCH_X86_64: Final = 0xC000003E
+
+_ALLOW: Final = 0x7FFF0000
+_TRACE: Final = 0x7FF00000
+
+_LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_GREATER_EQUAL: Final = 0x35
+_RETURN: Final = 0x06
+
+_OFFSET_NUMBER: Final = 0
+_OFFSET_ARCH: Final = 4
+_OFFSET_POINTER_LOW: Final = 8
+_OFFSET_POINTER_HIGH: Final = 12
+
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_SET_SECCOMP: Final = 22
+_SECCOMP_MODE_FILTER: Final = 2
+
+
+def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("<HBBI", code, if_true, if_false, k)
+
+
+def build(native: frozenset[int]) -> bytes:
+    """The filter program as an array of struct sock_filter."""
+    numbers = sorted(native)
+    assert len(numbers) < 200
+    program = [
+        _instruction(_LOAD, _OFFSET_ARCH),
+        _instruction(_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
+        _instruction(_RETURN, _TRACE),
+        _instruction(_LOAD, _OFFSET_POINTER_HIGH),
+        _instruction(_EQUAL, 0, 0, 4),
+        _instruction(_LOAD, _OFFSET_POINTER_LOW),
+        _instruction(_GREATER_EQUAL, CODE, 0, 2),
+        _instruction(_GREATER_EQUAL, CODE + 0x1000, 1, 0),
+        _instruction(_RETURN, _ALLOW),
+        _instruction(_LOAD, _OFFSET_NUMBER),
+    ]
+    for index, number in enumerate(numbers):
+        program.append(_instruction(_EQUAL, number, len(numbers) - index, 0))
+    program.append(_instruction(_RETURN, _TRACE))
+    program.append(_instruction(_RETURN, _ALLOW))
+    return b"".join(program)
+
+
+def install(program: bytes) -> None:
+    """Install a filter on the calling process (for a child, between fork and exec).
+
+    Without CAP_SYS_ADMIN the kernel wants no_new_privs first.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
+    header_buffer = ctypes.create_string_buffer(header, len(header))
+    address = ctypes.addressof(header_buffer)
+    try:
+        ptrace.raw_syscall(157, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, address, 0, 0)
+    except OSError:
+        ptrace.raw_syscall(157, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        ptrace.raw_syscall(157, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, address, 0, 0)

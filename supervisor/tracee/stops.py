@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What waitpid(2) said about a tracee, as one small record.
+
+The layout of the status word under ptrace is in ptrace(2): the low byte 0x7f
+marks a stop, the next its signal, and bits 16 and up an event.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from supervisor.tracee import ptrace
+
+
+class StopKind(IntEnum):
+    EXITED = 0
+    """detail: exit status"""
+    KILLED = 1
+    """detail: signal"""
+    SYSCALL = 2
+    """entry or exit stop of PTRACE_SYSCALL"""
+    SECCOMP = 3
+    EVENT = 4
+    """detail: PTRACE_EVENT_CLONE, _FORK, _VFORK, _EXEC"""
+    GROUP_STOP = 5
+    """PTRACE_EVENT_STOP: detail is the stopping signal, SIGTRAP for a new thread
+    or after PTRACE_INTERRUPT"""
+    SIGNAL = 6
+    """signal-delivery stop; detail: signal"""
+
+
+class Stop(NamedTuple):
+    pid: int
+    kind: StopKind
+    detail: int
+
+
+_SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
+
+
+def decode(pid: int, status: int) -> Stop:
+    """One waitpid result."""
+    if status & 0xFF == 0x7F:
+        stop_signal = status >> 8 & 0xFF
+        event = status >> 16
+        if event == 0:
+            if stop_signal == _SYSCALL_STOP:
+                return Stop(pid, StopKind.SYSCALL, 0)
+            return Stop(pid, StopKind.SIGNAL, stop_signal)
+        if event == ptrace.PTRACE_EVENT_SECCOMP:
+            return Stop(pid, StopKind.SECCOMP, 0)
+        if event == ptrace.PTRACE_EVENT_STOP:
+            return Stop(pid, StopKind.GROUP_STOP, stop_signal)
+        return Stop(pid, StopKind.EVENT, event)
+    if status & 0x7F == 0:
+        return Stop(pid, StopKind.EXITED, status >> 8 & 0xFF)
+    return Stop(pid, StopKind.KILLED, status & 0x7F)
+
+
+def wait_for(pid: int) -> Stop:
+    """Block until this tracee stops or ends (only where its next stop is certain and near)."""
+    while True:
+        try:
+            return decode(*os.waitpid(pid, ptrace.WALL))
+        except InterruptedError:
+            continue
+
+
+def drain() -> list[Stop]:
+    """All that has happened to any child or tracee since; never blocks."""
+    stops: list[Stop] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, ptrace.WALL | os.WNOHANG)
+        except ChildProcessError:
+            return stops
+        if pid == 0:
+            return stops
+        stops.append(decode(pid, status))
