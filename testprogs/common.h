@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * What every test program shares: small integer arguments, a check that ends
+ * the program loudly, and a team of threads.
+ *
+ * A program prints the same text on every correct run. A failed CHECK ends it
+ * with status 99, so neither wrong output nor a wrong inner state can pass.
+ */
+#ifndef TESTPROGS_COMMON_H
+#define TESTPROGS_COMMON_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { THREADS_MAX = 64, PAGE_BYTES = 4096 };
+
+/* _exit, not exit: other threads may be inside stdio or hold its locks. */
+#define CHECK(condition)                                                            \
+	do {                                                                        \
+		if (!(condition)) {                                                 \
+			dprintf(2, "%s:%d: check failed: %s (errno %d)\n",          \
+				__FILE__, __LINE__, #condition, errno);             \
+			_exit(99);                                                  \
+		}                                                                   \
+	} while (0)
+
+/* The numeric argument at `index`, or `fallback` when it is not given. */
+static inline int argument(int argc, char **argv, int index, int fallback)
+{
+	return argc > index ? atoi(argv[index]) : fallback;
+}
+
+static inline void *index_as_pointer(int index)
+{
+	return (void *)(intptr_t)index;
+}
+
+static inline int pointer_as_index(void *pointer)
+{
+	return (int)(intptr_t)pointer;
+}
+
+/* Runs body(0) ... body(count - 1), each on a thread of its own, and joins all. */
+static inline void run_threads(int count, void *(*body)(void *))
+{
+	pthread_t threads[THREADS_MAX];
+
+	CHECK(count > 0 && count <= THREADS_MAX);
+	for (int i = 0; i < count; i++)
+		CHECK(pthread_create(&threads[i], NULL, body, index_as_pointer(i)) == 0);
+	for (int i = 0; i < count; i++)
+		CHECK(pthread_join(threads[i], NULL) == 0);
+}
+
+static struct {
+	pthread_barrier_t gate;
+	void *(*body)(void *);
+} team;
+
+static inline void *team_member(void *index)
+{
+	pthread_barrier_wait(&team.gate);
+	return team.body(index);
+}
+
+/*
+ * The same, but no body starts before every thread runs: without this the first
+ * thread of a short program is done before the second begins, and nothing is shared.
+ */
+static inline void run_threads_at_once(int count, void *(*body)(void *))
+{
+	CHECK(pthread_barrier_init(&team.gate, NULL, (unsigned)count) == 0);
+	team.body = body;
+	run_threads(count, team_member);
+}
+
+/* Some microseconds of private work, so that others get between two accesses. */
+static inline void dawdle(void)
+{
+	for (volatile int i = 0; i < 3000; i++)
+		;
+}
+
+/* One turn of a busy wait: polite to a core that is shared with the other side. */
+static inline void spin_politely(unsigned *turns)
+{
+	if (++*turns % 64 == 0)
+		sched_yield();
+	else
+		__builtin_ia32_pause();
+}
+
+static inline int64_t clock_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	CHECK(clock_gettime(clock, &now) == 0);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* A small generator (Knuth's MMIX constants): the same numbers on every machine. */
+static inline uint64_t next_random(uint64_t *state)
+{
+	*state = *state * 6364136223846793005ULL + 1442695040888963407ULL;
+	return *state >> 33;
+}
+
+#endif
