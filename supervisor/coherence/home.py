@@ -25,7 +25,7 @@ them locked, and left out when they cannot be had.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -61,7 +61,6 @@ from supervisor.coherence.transfer import (
     check_needs,
     check_parts,
     pack,
-    pages_in,
     unpack,
     zero_pages,
 )
@@ -413,7 +412,8 @@ class Home:
     def discard(self, first: int, count: int) -> None:
         """Forget the contents of a range everywhere; it is home's, and zero, from now on."""
         node, span = self.node, Span(first, count)
-        held_elsewhere = any(run.value != dir_.EXCLUSIVE_AT_HOME for run in self.directory.runs(span))
+        entries = self.directory.runs(span)
+        held_elsewhere = any(run.value != dir_.EXCLUSIVE_AT_HOME for run in entries)
         for recalling in self.recalls.values():
             recalling.discarded.append(span)
         cancelled = [txn for txn in self.active if any_overlap(txn.needs, (span,))]
@@ -470,4 +470,7 @@ def _as_read(runs: tuple[Run, ...]) -> tuple[Run, ...]:
     return tuple(merged)
 
 
-_HANDLERS: Final = {Fetch: Home._fetch_received, Yielded: Home._yielded}
+_HANDLERS: Final[dict[type[Message], Callable[..., None]]] = {
+    Fetch: Home._fetch_received,
+    Yielded: Home._yielded,
+}

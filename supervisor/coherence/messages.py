@@ -33,7 +33,7 @@ class Run(NamedTuple):
     """`count` consecutive pages from `first`, all with the same access."""
 
     first: PageNumber
-    count: int
+    count: int  # type: ignore[assignment]
     access: Access
 
 
@@ -100,7 +100,7 @@ class Discarded(NamedTuple):
     """
 
     first: PageNumber
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class Serialize(NamedTuple):
@@ -208,7 +208,7 @@ class Part(NamedTuple):
     """Pages handed over, and the access that the giver leaves or grants."""
 
     first: PageNumber
-    count: int
+    count: int  # type: ignore[assignment]
     access: Access
     content: Content
 

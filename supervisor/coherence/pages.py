@@ -10,6 +10,7 @@ one dictionary access.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from supervisor.coherence.messages import Access, Run
@@ -24,14 +25,14 @@ class Span(NamedTuple):
     """`count` consecutive pages from `first`."""
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class Valued(NamedTuple):
     """A span over which a page map has one value."""
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]
     value: int
 
 
@@ -144,7 +145,7 @@ def normalised(runs: Iterable[Run]) -> tuple[Run, ...]:
         return (ordered[0],)
     edges = sorted({edge for run in ordered for edge in (run.first, run.first + run.count)})
     merged: list[Run] = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         access = max(
             (run.access for run in ordered if run.first <= low and high <= run.first + run.count),
             default=Access.NONE,

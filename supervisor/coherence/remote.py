@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The protocol at a host other than home: it asks home, and does as home says.
+
+Home's messages are handled strictly in order, one at a time: while a
+protection that takes something from the guest is not yet in force, the next
+message waits. So the guest never sees a later decision of home before an
+earlier one (hub order), and a page's memory is written only when no guest
+thread can look at it.
+
+Two kinds of message must not disturb a pinned page. A recall is laid aside
+until the pin ends; home has the page locked meanwhile, and everything else
+goes on. An invalidation has no answer that home waits for, so nothing later
+may be seen before it: it holds up the messages behind it until the pin ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from supervisor.coherence.messages import (
+    Access,
+    Content,
+    Fetch,
+    Forget,
+    Grant,
+    Invalidate,
+    Message,
+    Part,
+    Recall,
+    Refused,
+    Run,
+    Yielded,
+)
+from supervisor.coherence.pages import Span, any_overlap, append_run, covers, run_of, without
+from supervisor.coherence.transfer import check_needs, check_parts, pack, pages_in, unpack
+from supervisor.errors import PeerError
+from supervisor.units import HOME, HostId
+
+if TYPE_CHECKING:
+    from supervisor.coherence.node import Node
+
+
+class Remote:
+    """Messages from home not yet handled, and recalls laid aside."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.inbox: deque[Message] = deque()
+        self.deferred: list[Recall] = []
+
+    def ready(self, needs: tuple[Run, ...]) -> bool:
+        """The requester may go on: accessible, and nothing that is asked back."""
+        return self.node.pages.satisfied(needs) and not any_overlap(needs, self.leaving())
+
+    def leaving(self) -> list[Run]:
+        """Runs that home has asked back and that are still here."""
+        runs: list[Run] = []
+        for message in (*self.deferred, *self.inbox):
+            if isinstance(message, Recall):
+                runs += message.needs
+                runs += message.optional
+            elif isinstance(message, Invalidate):
+                runs += message.runs
+            elif isinstance(message, Forget):
+                runs.append(run_of(message.first, message.count, Access.NONE))
+        return runs
+
+    def fetch(self, fetch: int, needs: tuple[Run, ...], ahead: int, streak: int) -> None:
+        self.node.send(HOME, Fetch(fetch, needs, ahead, streak))
+
+    def received(self, sender: HostId, message: Message) -> None:
+        if sender != HOME or type(message) not in _HANDLERS:
+            raise PeerError(f"host {sender} sent a {type(message).__name__}")
+        self.inbox.append(message)
+        self.run()
+
+    def run(self) -> None:
+        """Handle home's messages until one has to wait."""
+        while self.inbox and not self.node.lowering:
+            message = self.inbox[0]
+            if not _HANDLERS[type(message)](self, message):
+                return
+            self.inbox.popleft()
+
+    def released(self) -> None:
+        """Some pins are gone: answer the recalls that waited for them."""
+        if self.deferred:
+            waiting, self.deferred = self.deferred, []
+            self.deferred = [recall for recall in waiting if not self._try_yield(recall)]
+        self.run()
+
+    # Home's messages: each handler tells whether the message is done with -----------
+
+    def _grant(self, message: Grant) -> bool:
+        node = self.node
+        fetching = node.fetching.get(message.fetch)
+        if fetching is None:
+            raise PeerError(f"home answers request {message.fetch}, which is not open")
+        check_parts(message.parts, message.data)
+        raised: list[Run] = []
+        for part, data in unpack(message.parts, message.data):
+            self._check_grant(fetching.asked, part)
+            if part.content != Content.HELD:
+                node.install(part.first, part.count, data)
+                node.counters["pages_fetched"] += part.count
+            append_run(raised, part.first, part.count, part.access)
+            if part.access == Access.WRITE:
+                node.pages.touched.set(part.first, part.count, 1)
+        node.raise_access(raised)
+        if message.final:
+            node.granted(message.fetch)
+        return True
+
+    def _check_grant(self, asked: tuple[Run, ...], part: Part) -> None:
+        expected = Access.READ if part.content == Content.HELD else Access.NONE
+        spans = self.node.pages.access.runs(part.first, part.count)
+        if (
+            not covers(asked, (run_of(part.first, part.count, part.access),))
+            or part.access <= expected
+            or len(spans) != 1
+            or spans[0].value != expected
+        ):
+            raise PeerError(f"home grants pages {part.first:#x} that cannot be granted")
+
+    def _refused(self, message: Refused) -> bool:
+        if message.fetch not in self.node.fetching:
+            raise PeerError(f"home refuses request {message.fetch}, which is not open")
+        self.node.refused(message.fetch)
+        return True
+
+    def _recall(self, message: Recall) -> bool:
+        check_needs(tuple(_wanting(message.needs)))
+        for run in message.needs + message.optional:
+            if run.access == Access.WRITE or not self.node.pages.allows(
+                run.first, run.count, Access.WRITE
+            ):
+                raise PeerError(f"home recalls pages {run.first:#x}, which are not exclusive here")
+        if any_overlap(message.needs, self._deferred_runs()):
+            raise PeerError("home recalls pages twice")
+        if not self._try_yield(message):
+            self.deferred.append(message)
+        return True
+
+    def _deferred_runs(self) -> list[Run]:
+        return [run for recall in self.deferred for run in recall.needs + recall.optional]
+
+    def _try_yield(self, recall: Recall) -> bool:
+        """Freeze the recalled pages, then send them; False while a pin forbids it."""
+        pages = self.node.pages
+        for run in recall.needs:
+            if pages.pinned_against(run.first, run.count, run.access):
+                return False
+        giving = list(recall.needs)
+        for run in recall.optional:
+            giving += [
+                run_of(span.first, span.count, run.access)
+                for span in pages.unpinned_part(run.first, run.count, run.access)
+            ]
+        self.node.lower(giving, partial(self._yield, recall.recall, sorted(giving)))
+        return True
+
+    def _yield(self, recall: int, giving: list[Run]) -> None:
+        parts: list[Part] = []
+        chunks: list[bytes] = []
+        for run in giving:
+            got, data = pack(self.node.memory, run.first, run.count, run.access)
+            parts += got
+            chunks.append(data)
+        self.node.counters["pages_sent"] += pages_in(parts)
+        self.node.send(HOME, Yielded(recall, tuple(parts), b"".join(chunks)))
+
+    def _invalidate(self, message: Invalidate) -> bool:
+        pages = self.node.pages
+        for run in message.runs:
+            if pages.pinned_against(run.first, run.count, Access.NONE):
+                return False
+        runs: list[Run] = []
+        for run in message.runs:
+            for span in pages.access.runs(run.first, run.count):
+                if span.value != Access.READ:
+                    raise PeerError(f"home invalidates pages {run.first:#x}, not shared here")
+                append_run(runs, span.first, span.count, Access.NONE)
+        self.node.lower(runs, _nothing)
+        return True
+
+    def _forget(self, message: Forget) -> bool:
+        node, span = self.node, Span(message.first, message.count)
+        node.pages.drop_pins(span.first, span.count)
+        node.retry_overlapping(span)
+        self.deferred = [
+            Recall(
+                recall.recall,
+                tuple(without(recall.needs, span.first, span.count)),
+                tuple(without(recall.optional, span.first, span.count)),
+            )
+            for recall in self.deferred
+        ]
+        runs = [
+            run_of(above.first, above.count, Access.NONE)
+            for above in node.pages.above(span.first, span.count, Access.NONE)
+        ]
+        if runs:
+            node.lower(runs, partial(node.forget, span.first, span.count))
+        else:
+            node.forget(span.first, span.count)
+        waiting = self.deferred
+        self.deferred = [recall for recall in waiting if not self._try_yield(recall)]
+        return True
+
+
+def _nothing() -> None:
+    """An invalidation only has to be in force before the next message."""
+
+
+def _wanting(runs: tuple[Run, ...]) -> list[Run]:
+    """The same pages as if they were asked for, so that the same checks apply."""
+    return [run_of(run.first, run.count, Access.READ) for run in runs]
+
+
+_HANDLERS: Final[dict[type[Message], Callable[..., bool]]] = {
+    Grant: Remote._grant,
+    Refused: Remote._refused,
+    Recall: Remote._recall,
+    Invalidate: Remote._invalidate,
+    Forget: Remote._forget,
+}

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Messages between nodes as bytes: msgpack arrays tagged with the kind of message.
+
+Decoding checks what can be checked without knowing the node's state: types,
+ranges, order of runs, and that data has the length its parts promise. Whether
+a message makes sense here and now is the node's to say. Both raise PeerError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, get_args
+
+import msgspec
+
+from supervisor.coherence.messages import (
+    Fetch,
+    Forget,
+    Grant,
+    Invalidate,
+    Message,
+    Recall,
+    Refused,
+    Run,
+    Yielded,
+)
+from supervisor.coherence.transfer import check_needs, check_parts
+from supervisor.errors import PeerError
+
+PAGES_END: Final = 1 << 52
+"""Page numbers are below this: addresses have 64 bits."""
+
+AnyMessage = Fetch | Grant | Refused | Recall | Yielded | Invalidate | Forget
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: Message) -> bytes:
+    data: bytes = _encoder.encode(message)
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """The message that these bytes are; PeerError if they are none."""
+    try:
+        decoded: Message = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerError(f"malformed coherence message: {error}") from None
+    _CHECKS[type(decoded)](decoded)
+    return decoded
+
+
+def _check_spans(runs: tuple[Run, ...]) -> None:
+    for run in runs:
+        if run.first < 0 or run.count < 1 or run.first + run.count > PAGES_END:
+            raise PeerError(f"pages {run.first:#x}+{run.count} are outside of memory")
+
+
+def _check_ascending(runs: tuple[Run, ...]) -> None:
+    _check_spans(runs)
+    end = 0
+    for run in runs:
+        if run.first < end:
+            raise PeerError(f"runs out of order at {run.first:#x}")
+        end = run.first + run.count
+
+
+def _positive(*numbers: int) -> None:
+    if min(numbers) < 0:
+        raise PeerError(f"negative number in a message: {min(numbers)}")
+
+
+def _fetch(message: Fetch) -> None:
+    _positive(message.fetch, message.ahead, message.streak)
+    _check_spans(message.needs)
+    check_needs(message.needs)
+
+
+def _with_parts(message: Grant | Yielded) -> None:
+    _positive(message.fetch if isinstance(message, Grant) else message.recall)
+    _check_spans(tuple(Run(part.first, part.count, part.access) for part in message.parts))
+    check_parts(message.parts, message.data)
+
+
+def _refused(message: Refused) -> None:
+    _positive(message.fetch)
+
+
+def _recall(message: Recall) -> None:
+    _positive(message.recall)
+    _check_ascending(message.needs)
+    _check_ascending(message.optional)
+
+
+def _invalidate(message: Invalidate) -> None:
+    _check_ascending(message.runs)
+
+
+def _forget(message: Forget) -> None:
+    if message.first < 0 or message.count < 1 or message.first + message.count > PAGES_END:
+        raise PeerError(f"pages {message.first:#x}+{message.count} are outside of memory")
+
+
+_CHECKS: Final[dict[type[Message], Callable[..., None]]] = {
+    Fetch: _fetch,
+    Grant: _with_parts,
+    Refused: _refused,
+    Recall: _recall,
+    Yielded: _with_parts,
+    Invalidate: _invalidate,
+    Forget: _forget,
+}
+assert set(_CHECKS) == set(get_args(AnyMessage)), "every kind of message has its check"
