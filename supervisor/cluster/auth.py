@@ -14,8 +14,8 @@ nothing can be reflected), and to all that the hellos say (nothing can be altere
 the way). The key itself never travels. What follows on the stream is neither encrypted
 nor signed: the network between the hosts is trusted not to alter it.
 
-The first ten bytes of a hello (magic and protocol) never change, so that two versions
-can at least tell each other that they differ.
+The size of a hello, its magic, protocol and version never move, so that two versions can
+at least tell each other that they differ.
 """
 
 from __future__ import annotations
@@ -133,9 +133,7 @@ def check_verdict(
     """Joiner: judge home's verdict. Raises AuthenticationFailed, in words for the user."""
     assert len(verdict) == VERDICT_BYTES
     if verdict[0] == Verdict.WRONG_KEY:
-        raise AuthenticationFailed(
-            f"wrong key for {where}: give every host the same --key-file"
-        )
+        raise AuthenticationFailed(f"wrong key for {where}: give every host the same --key-file")
     if verdict[0] != Verdict.WELCOME or not holds_key(
         key, Role.HOME, joiner_hello, home_hello, verdict[1:]
     ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from supervisor.units import HostId
@@ -68,4 +69,4 @@ def share_cpus(cpus: tuple[int, ...], hosts: int) -> tuple[tuple[int, ...], ...]
     if len(cpus) < hosts:
         return tuple((cpus[host % len(cpus)],) for host in range(hosts))
     bounds = [host * len(cpus) // hosts for host in range(hosts + 1)]
-    return tuple(cpus[low:high] for low, high in zip(bounds, bounds[1:], strict=False))
+    return tuple(cpus[low:high] for low, high in pairwise(bounds))

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 import trio
 
 from supervisor.cluster.plan import Rendezvous, endpoint
+from supervisor.cluster.transport import tune
 from supervisor.errors import DsmsupError, UsageError
 
 _BACKLOG: Final = 128
@@ -36,6 +37,10 @@ class NotHere(DsmsupError):
     """The rendezvous is no address of this host."""
 
 
+class NameServiceSilent(DsmsupError):
+    """A name may exist, but the name service does not say now."""
+
+
 class Address(NamedTuple):
     """A socket address, resolved."""
 
@@ -49,8 +54,8 @@ class Address(NamedTuple):
 async def resolve(rendezvous: Rendezvous) -> list[Address]:
     """Every address of the rendezvous, in a fixed order within each of its names.
 
-    Raises UsageError when a name is unknown for good, DsmsupError when the name service
-    does not answer now.
+    Raises UsageError when a name is unknown for good, NameServiceSilent when the name
+    service does not answer now.
     """
     found: list[Address] = []
     for host in rendezvous.hosts:
@@ -60,13 +65,17 @@ async def resolve(rendezvous: Rendezvous) -> list[Address]:
             )
         except socket.gaierror as error:
             if error.errno == socket.EAI_AGAIN:
-                raise DsmsupError(f"the name service does not answer for {host}") from None
+                raise NameServiceSilent(f"the name service does not answer for {host}") from None
             if len(rendezvous.hosts) > 1:
                 continue
             raise UsageError(f"unknown host {host} in --rendezvous {rendezvous}") from None
         except UnicodeError:
             raise UsageError(f"{host!r} is no host name (--rendezvous)") from None
-        addresses = {Address(family, sockaddr) for family, _, _, _, sockaddr in answers}
+        addresses = {
+            Address(family, sockaddr)
+            for family, _, _, _, sockaddr in answers
+            if isinstance(sockaddr[0], str) and isinstance(sockaddr[1], int)
+        }
         found += sorted(addresses, key=lambda address: (address.family, address.sockaddr))
     return list(dict.fromkeys(found))
 
@@ -172,11 +181,16 @@ def listen_on_loopback() -> socket.socket:
     return sock
 
 
-async def dial(address: Address) -> trio.SocketStream:
-    """Connect, waiting 5 s at most. Raises OSError (TimeoutError among them)."""
-    sock = trio.socket.socket(address.family, socket.SOCK_STREAM)
+async def dial(address: Address, deadline: float) -> trio.SocketStream:
+    """Connect, until `deadline` on trio's clock and 5 s at most. Raises OSError.
+
+    TimeoutError is one.
+    """
+    bare = socket.socket(address.family, socket.SOCK_STREAM)
     try:
-        with trio.move_on_after(_CONNECT_S) as limit:
+        tune(bare)
+        sock = trio.socket.from_stdlib_socket(bare)
+        with trio.move_on_at(min(deadline, trio.current_time() + _CONNECT_S)) as limit:
             await sock.connect(address.sockaddr)
         if limit.cancelled_caught:
             raise TimeoutError(errno.ETIMEDOUT, "no answer")
@@ -185,7 +199,7 @@ async def dial(address: Address) -> trio.SocketStream:
             # port, the very one that nobody listens at.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
     except BaseException:
-        sock.close()
+        bare.close()
         raise
     return trio.SocketStream(sock)
 

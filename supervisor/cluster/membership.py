@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who the hosts are: home gathers them, the others join.
+
+A star: home has a link to each host, each host one to home. `assemble` does what a
+`ClusterPlan` says and gives every host the same picture, its `Membership`.
+
+Ids are given out when the last host has arrived, not before: those asked for by
+`--host-id` first, the rest in order of arrival. So a host that leaves while others are
+still awaited frees its place, and one that asks for an id never finds it given to a
+host that would have taken any.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import trio
+
+from supervisor.cluster import auth, handshake, rendezvous
+from supervisor.cluster.auth import Hello
+from supervisor.cluster.handshake import HANDSHAKE_S, Admitted, Refused, Welcome
+from supervisor.cluster.hostinfo import HostInfo, dsmsup_version, local_info, misfit
+from supervisor.cluster.plan import ClusterPlan
+from supervisor.cluster.transport import Link, tune
+from supervisor.errors import AuthenticationFailed, DsmsupError, PeerError, PeerLost
+from supervisor.units import HOME, HostId
+
+Tell = Callable[[str], None]
+"""Takes one line for the user, without `dsmsup: ` and without an end."""
+
+_STRANGERS_MAX: Final = 64
+_RETRY_S: Final = (0.05, 0.5)
+_GRACE_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class Membership:
+    """One host's view of the assembled cluster.
+
+    Invariant: `infos[i].id == i`, and there are `hosts` of them, the same at all hosts.
+    Home's `links` lead to every other host, another host's to home only.
+    """
+
+    host_id: HostId
+    hosts: int
+    links: dict[HostId, Link]
+    infos: tuple[HostInfo, ...]
+
+    def close(self) -> None:
+        """Close every link."""
+        for link in self.links.values():
+            link.close()
+
+
+def say(line: str) -> None:
+    """Tell the user on stderr, in one write so that hosts sharing a terminal do not mix."""
+    try:
+        os.write(2, f"dsmsup: {line}\n".encode(errors="replace"))
+    except OSError:
+        sys.exc_info()  # Nobody is there to read it.
+
+
+def hush(_line: str) -> None:
+    """Tell nobody."""
+
+
+async def assemble(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Membership:
+    """Be home or join, as the plan says; without an id, whoever can listen is home.
+
+    `warn` gets lines that the user should always see, `log` those for -v. Raises
+    DsmsupError with the line that ends the run.
+    """
+    if plan.listener is not None or plan.hosts == 1:
+        return await gather_hosts(plan, [], warn, log)
+    if plan.host_id == HOME:
+        return await gather_hosts(plan, await rendezvous.listen(plan.rendezvous), warn, log)
+    if plan.host_id is not None:
+        return await join(plan, warn, log)
+    try:
+        listeners = await rendezvous.listen(plan.rendezvous)
+    except (rendezvous.NotHere, rendezvous.PortInUse):
+        return await join(plan, warn, log)
+    return await gather_hosts(plan, listeners, warn, log)
+
+
+# Home -----------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Arrival:
+    """A joiner that has proved itself and waits."""
+
+    stream: trio.SocketStream
+    info: HostInfo
+    wanted: HostId | None
+
+
+@dataclass(slots=True)
+class _Assembly:
+    """Home's state while hosts arrive."""
+
+    plan: ClusterPlan
+    info: HostInfo
+    warn: Tell
+    log: Tell
+    deadline: float
+    scope: trio.CancelScope
+    arrivals: list[_Arrival] = field(default_factory=list)
+    strangers: list[trio.CancelScope] = field(default_factory=list)
+    warned: set[str] = field(default_factory=set)
+
+    def complete(self) -> bool:
+        return len(self.arrivals) == self.plan.hosts - 1
+
+    def ids(self) -> dict[HostId, _Arrival]:
+        """The id each host has, or would have if no more came."""
+        taken = {a.wanted: a for a in self.arrivals if a.wanted is not None}
+        free = iter([id_ for id_ in range(1, self.plan.hosts) if id_ not in taken])
+        for arrival in self.arrivals:
+            if arrival.wanted is None:
+                taken[HostId(next(free))] = arrival
+        return taken
+
+    def objection(self, hello: Hello, info: HostInfo) -> str:
+        """Why this host may not join, "" when it may. The line is for the joiner."""
+        hosts = self.plan.hosts
+        if hello.hosts != hosts:
+            return f"this host was told --hosts {hello.hosts}, home was told {hosts}"
+        if hello.wanted is not None:
+            if hello.wanted >= hosts:
+                return f"host id {hello.wanted} is out of range: ids are 0 to {hosts - 1}"
+            if hello.wanted == HOME:
+                return f"host id 0 is taken by {self.info.hostname}, which is home"
+            for other in self.arrivals:
+                if other.wanted == hello.wanted:
+                    return f"host id {hello.wanted} is taken by {other.info.name}"
+        return misfit(self.info, info)
+
+
+async def gather_hosts(
+    plan: ClusterPlan,
+    listeners: list[socket.socket],
+    warn: Tell = say,
+    log: Tell = hush,
+) -> Membership:
+    """Home: accept until all hosts are there, then welcome them.
+
+    Closes the listeners, and the plan's own. Raises DsmsupError naming the missing ids
+    when they do not come within the plan's timeout.
+    """
+    if plan.listener is not None:
+        listeners = [*listeners, plan.listener]
+    state = _Assembly(
+        plan,
+        local_info(len(plan.cpus)),
+        warn,
+        log,
+        trio.current_time() + plan.join_timeout_s,
+        trio.CancelScope(),
+    )
+    for listener in listeners:
+        tune(listener)  # What it has set, the sockets it accepts inherit.
+    try:
+        if not state.complete():
+            log(f"waiting for {plan.hosts - 1} more hosts at {plan.rendezvous}")
+        # More than once only if a host left in the very moment when the last one came.
+        while not state.complete() and trio.current_time() < state.deadline:
+            with trio.CancelScope(deadline=state.deadline) as state.scope:
+                async with trio.open_nursery() as nursery:
+                    for arrival in state.arrivals:
+                        nursery.start_soon(_watch, state, arrival)
+                    for listener in listeners:
+                        nursery.start_soon(_accept, state, listener, nursery)
+        if not state.complete():
+            raise DsmsupError(await _turn_away(state))
+        return await _welcome(state)
+    except BaseException:
+        for arrival in state.arrivals:
+            arrival.stream.socket.close()
+        raise
+    finally:
+        rendezvous.close_all(listeners)
+
+
+async def _accept(state: _Assembly, listener: socket.socket, nursery: trio.Nursery) -> None:
+    """Accept for ever; the assembly's scope ends it."""
+    server = trio.socket.from_stdlib_socket(listener)
+    while True:
+        try:
+            sock, _ = await server.accept()
+        except OSError as error:
+            # Out of descriptors, or a connection that was gone before we took it.
+            state.log(f"a connection could not be accepted: {error.strerror}")
+            await trio.sleep(_RETRY_S[0])
+            continue
+        if len(state.strangers) >= _STRANGERS_MAX:
+            # An honest handshake takes milliseconds: the oldest is the least likely one.
+            state.strangers.pop(0).cancel()
+        scope = trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S)
+        state.strangers.append(scope)
+        nursery.start_soon(_receive_host, state, trio.SocketStream(sock), scope)
+
+
+async def _receive_host(
+    state: _Assembly, stream: trio.SocketStream, scope: trio.CancelScope
+) -> None:
+    """One connection, from its first byte until all are there or it goes."""
+    where = _peer_address(stream)
+    arrival: _Arrival | None = None
+    try:
+        with scope:
+            arrival = await _greet(state, stream, where)
+        if scope.cancelled_caught:
+            state.log(f"dropped {where}: it did not prove itself in time")
+    finally:
+        _forget(state, scope)
+        if arrival is None:
+            stream.socket.close()
+    if arrival is not None:
+        await _watch(state, arrival)
+
+
+def _forget(state: _Assembly, scope: trio.CancelScope) -> None:
+    if scope in state.strangers:
+        state.strangers.remove(scope)
+
+
+async def _greet(state: _Assembly, stream: trio.SocketStream, where: str) -> _Arrival | None:
+    """Handshake and admission; None for a stranger and for one that is refused."""
+    plan = state.plan
+    try:
+        hello, info = await handshake.greet_as_home(stream, plan.key, plan.hosts, dsmsup_version())
+        info = msgspec.structs.replace(info, address=where)
+        reason = state.objection(hello, info)
+        if reason:
+            state.warn(f"refused {info.name}: {reason}")
+            await handshake.refuse(stream, reason)
+            return None
+        arrival = _Arrival(stream, info, hello.wanted)
+        # Before the next wait, or a second host could be promised the same id.
+        state.arrivals.append(arrival)
+        await handshake.tell(stream, Admitted(max(0.0, state.deadline - trio.current_time())))
+    except auth.VersionMismatch as error:
+        if where not in state.warned:  # Not proved: one line an address, no more.
+            state.warned.add(where)
+            state.warn(f"refused {where}: {error}")
+        return None
+    except (PeerError, PeerLost, AuthenticationFailed) as error:
+        state.log(f"refused {where}: {error}")
+        state.arrivals[:] = [a for a in state.arrivals if a.stream is not stream]
+        return None
+    except OSError as error:
+        state.log(f"lost {where}: {error.strerror}")
+        return None
+    awaited = plan.hosts - 1 - len(state.arrivals)
+    state.log(f"{info.name} has arrived with {info.cpus} processors, {awaited} more awaited")
+    if state.complete():
+        state.scope.cancel()
+    return arrival
+
+
+async def _watch(state: _Assembly, arrival: _Arrival) -> None:
+    """Notice a host that leaves, or speaks out of turn, before all are there."""
+    try:
+        data = await arrival.stream.receive_some(1)
+    except trio.BrokenResourceError:
+        data = b""
+    state.arrivals.remove(arrival)
+    arrival.stream.socket.close()
+    what = "spoke out of turn" if data else "left"
+    state.warn(f"{arrival.info.name} {what} before all hosts had arrived")
+
+
+async def _turn_away(state: _Assembly) -> str:
+    """Tell those who waited in vain; returns the line that ends the run."""
+    present = state.ids()
+    missing = [str(id_) for id_ in range(1, state.plan.hosts) if id_ not in present]
+    ids = f"host id{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+    line = (
+        f"{len(missing)} of {state.plan.hosts} hosts did not join at {state.plan.rendezvous}"
+        f" within {state.plan.join_timeout_s:g} s: {ids} missing (--join-timeout sets the wait)"
+    )
+    async with trio.open_nursery() as nursery:
+        for arrival in state.arrivals:
+            nursery.start_soon(handshake.refuse, arrival.stream, line)
+    return line
+
+
+async def _welcome(state: _Assembly) -> Membership:
+    """Give out the ids, tell everyone, and make the links."""
+    present = state.ids()
+    infos = [msgspec.structs.replace(state.info, id=int(HOME), address=_home_address(state))]
+    for id_ in range(1, state.plan.hosts):
+        infos.append(msgspec.structs.replace(present[HostId(id_)].info, id=id_))
+    for id_, arrival in present.items():
+        try:
+            with trio.fail_after(HANDSHAKE_S):
+                await handshake.tell(arrival.stream, Welcome(id_, tuple(infos)))
+        except (PeerLost, trio.TooSlowError):
+            raise PeerLost(
+                f"host {id_} ({arrival.info.name}) was lost while the cluster assembled"
+            ) from None
+    links = {id_: _link(arrival.stream, id_, arrival.info) for id_, arrival in present.items()}
+    return Membership(HOME, state.plan.hosts, links, tuple(infos))
+
+
+def _home_address(state: _Assembly) -> str:
+    """Home's address as its first guest reached it, "" without guests."""
+    for arrival in state.arrivals:
+        return str(arrival.stream.socket.getsockname()[0])
+    return ""
+
+
+# The others -------------------------------------------------------------------------
+
+
+async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Membership:
+    """Connect to home, which may start later than we, and wait until all are there.
+
+    Raises DsmsupError in one line: unreachable, refused (by home's own words), wrong
+    key, another version, or home lost meanwhile.
+    """
+    info = local_info(len(plan.cpus))
+    deadline = trio.current_time() + plan.join_timeout_s
+    pause_s, pause_s_max = _RETRY_S
+    trouble = ""
+    while True:
+        try:
+            found = await rendezvous.resolve(plan.rendezvous)
+        except rendezvous.NameServiceSilent as error:
+            found, trouble = [], str(error)
+        failure: DsmsupError | None = None
+        for address in found:
+            try:
+                stream = await rendezvous.dial(address, deadline)
+            except OSError as error:
+                trouble = f"{address}: {(error.strerror or str(error)).lower()}"
+                continue
+            try:
+                return await _enter(plan, stream, str(address), info, log)
+            except _HungUp:
+                trouble = f"{address} hangs up before it has proved to be home"
+            except DsmsupError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        if trio.current_time() + pause_s >= deadline:
+            raise DsmsupError(
+                f"cannot reach home at {plan.rendezvous} ({trouble or 'no answer'}) within"
+                f" {plan.join_timeout_s:g} s: is dsmsup running there, and the port open?"
+            )
+        if pause_s == _RETRY_S[0]:
+            log(f"waiting for home at {plan.rendezvous} ({trouble})")
+        await trio.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, pause_s_max)
+
+
+class _HungUp(DsmsupError):
+    """The connection ended during the handshake: worth another try."""
+
+
+async def _enter(
+    plan: ClusterPlan, stream: trio.SocketStream, where: str, info: HostInfo, log: Tell
+) -> Membership:
+    """Handshake, admission, and the wait for the others. Closes the stream on failure."""
+    try:
+        try:
+            with trio.fail_after(HANDSHAKE_S):
+                await handshake.greet_as_joiner(
+                    stream, plan.key, plan.hosts, plan.host_id, dsmsup_version(), info, where
+                )
+                note = await handshake.hear_note(stream)
+        except PeerLost:
+            raise _HungUp from None
+        except (PeerError, trio.TooSlowError):
+            raise DsmsupError(
+                f"{where} is in use by something other than dsmsup:"
+                " choose another port for --rendezvous"
+            ) from None
+        if isinstance(note, Admitted):
+            log(f"admitted by home at {where}, waiting for the other hosts")
+            try:
+                with trio.fail_after(note.patience_s + _GRACE_S):
+                    note = await handshake.hear_note(stream)
+            except (PeerLost, trio.TooSlowError):
+                raise PeerLost(
+                    f"host 0 (home at {where}) was lost while the cluster assembled"
+                ) from None
+        if isinstance(note, Refused):
+            raise DsmsupError(f"home at {where} says: {note.reason}")
+        if not isinstance(note, Welcome) or not _sound(note, plan.hosts):
+            raise PeerError(f"host 0 (home at {where}) sent a welcome that makes no sense")
+        home = note.infos[HOME]
+        links = {HOME: _link(stream, HOME, home)}
+        return Membership(HostId(note.host_id), plan.hosts, links, note.infos)
+    except BaseException:
+        stream.socket.close()
+        raise
+
+
+def _sound(note: Welcome, hosts: int) -> bool:
+    return 0 < note.host_id < hosts and [info.id for info in note.infos] == list(range(hosts))
+
+
+# Sockets ------------------------------------------------------------------------------
+
+
+def _link(stream: trio.SocketStream, peer: HostId, info: HostInfo) -> Link:
+    """Take the socket out of trio's hands."""
+    family = stream.socket.family
+    return Link(
+        socket.socket(family, socket.SOCK_STREAM, fileno=stream.socket.detach()), peer, info.name
+    )
+
+
+def _peer_address(stream: trio.SocketStream) -> str:
+    """The peer's address without its port; a mapped IPv4 address as IPv4."""
+    try:
+        address = str(stream.socket.getpeername()[0])
+    except OSError:
+        return "somebody who left"
+    return address.removeprefix("::ffff:")
