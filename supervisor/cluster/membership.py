@@ -12,9 +12,9 @@ host that would have taken any.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -60,10 +60,8 @@ class Membership:
 
 def say(line: str) -> None:
     """Tell the user on stderr, in one write so that hosts sharing a terminal do not mix."""
-    try:
+    with contextlib.suppress(OSError):  # Nobody may be there to read it.
         os.write(2, f"dsmsup: {line}\n".encode(errors="replace"))
-    except OSError:
-        sys.exc_info()  # Nobody is there to read it.
 
 
 def hush(_line: str) -> None:
@@ -114,6 +112,7 @@ class _Assembly:
     arrivals: list[_Arrival] = field(default_factory=list)
     strangers: list[trio.CancelScope] = field(default_factory=list)
     warned: set[str] = field(default_factory=set)
+    lost: str = ""
 
     def complete(self) -> bool:
         return len(self.arrivals) == self.plan.hosts - 1
@@ -170,13 +169,17 @@ async def gather_hosts(
         if not state.complete():
             log(f"waiting for {plan.hosts - 1} more hosts at {plan.rendezvous}")
         # More than once only if a host left in the very moment when the last one came.
-        while not state.complete() and trio.current_time() < state.deadline:
+        while not state.complete() and not state.lost and trio.current_time() < state.deadline:
             with trio.CancelScope(deadline=state.deadline) as state.scope:
                 async with trio.open_nursery() as nursery:
                     for arrival in state.arrivals:
                         nursery.start_soon(_watch, state, arrival)
+                    for host, pidfd in plan.processes:
+                        nursery.start_soon(_watch_process, state, host, pidfd)
                     for listener in listeners:
                         nursery.start_soon(_accept, state, listener, nursery)
+        if state.lost:
+            raise PeerLost(state.lost)
         if not state.complete():
             raise DsmsupError(await _turn_away(state))
         return await _welcome(state)
@@ -245,6 +248,8 @@ async def _greet(state: _Assembly, stream: trio.SocketStream, where: str) -> _Ar
         arrival = _Arrival(stream, info, hello.wanted)
         # Before the next wait, or a second host could be promised the same id.
         state.arrivals.append(arrival)
+        awaited = plan.hosts - 1 - len(state.arrivals)
+        state.log(f"{info.name} has arrived with {info.cpus} processors, {awaited} more awaited")
         await handshake.tell(stream, Admitted(max(0.0, state.deadline - trio.current_time())))
     except auth.VersionMismatch as error:
         if where not in state.warned:  # Not proved: one line an address, no more.
@@ -258,8 +263,6 @@ async def _greet(state: _Assembly, stream: trio.SocketStream, where: str) -> _Ar
     except OSError as error:
         state.log(f"lost {where}: {error.strerror}")
         return None
-    awaited = plan.hosts - 1 - len(state.arrivals)
-    state.log(f"{info.name} has arrived with {info.cpus} processors, {awaited} more awaited")
     if state.complete():
         state.scope.cancel()
     return arrival
@@ -275,6 +278,13 @@ async def _watch(state: _Assembly, arrival: _Arrival) -> None:
     arrival.stream.socket.close()
     what = "spoke out of turn" if data else "left"
     state.warn(f"{arrival.info.name} {what} before all hosts had arrived")
+
+
+async def _watch_process(state: _Assembly, host: HostId, pidfd: int) -> None:
+    """Notice at once a virtual host that dies before it has joined."""
+    await trio.lowlevel.wait_readable(pidfd)
+    state.lost = f"host {host} (a process of this machine) died while the cluster assembled"
+    state.scope.cancel()
 
 
 async def _turn_away(state: _Assembly) -> str:
@@ -298,7 +308,7 @@ async def _welcome(state: _Assembly) -> Membership:
     infos = [msgspec.structs.replace(state.info, id=int(HOME), address=_home_address(state))]
     for id_ in range(1, state.plan.hosts):
         infos.append(msgspec.structs.replace(present[HostId(id_)].info, id=id_))
-    for id_, arrival in present.items():
+    for id_, arrival in sorted(present.items()):
         try:
             with trio.fail_after(HANDSHAKE_S):
                 await handshake.tell(arrival.stream, Welcome(id_, tuple(infos)))
@@ -306,7 +316,7 @@ async def _welcome(state: _Assembly) -> Membership:
             raise PeerLost(
                 f"host {id_} ({arrival.info.name}) was lost while the cluster assembled"
             ) from None
-    links = {id_: _link(arrival.stream, id_, arrival.info) for id_, arrival in present.items()}
+    links = {id_: _link(present[id_].stream, id_, present[id_].info) for id_ in sorted(present)}
     return Membership(HOME, state.plan.hosts, links, tuple(infos))
 
 

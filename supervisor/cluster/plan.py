@@ -43,7 +43,8 @@ class ClusterPlan:
 
     `host_id` is None when neither the user nor a launcher named one: then whoever can
     listen at the rendezvous is home, and the others are numbered as they arrive.
-    `listener` is home's socket when it listens already; whoever holds the plan owns it.
+    `listener` is home's socket when it listens already; `gather_hosts` closes it.
+    `processes` are virtual hosts: id and process descriptor of each that home forked.
     """
 
     hosts: int
@@ -53,6 +54,7 @@ class ClusterPlan:
     cpus: tuple[int, ...]
     join_timeout_s: float = JOIN_TIMEOUT_S
     listener: socket.socket | None = field(default=None, compare=False, repr=False)
+    processes: tuple[tuple[HostId, int], ...] = field(default=(), compare=False, repr=False)
 
 
 def endpoint(host: str, port: int) -> str:

@@ -9,6 +9,7 @@ and home listens on loopback only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -17,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from supervisor.cluster.auth import new_key
@@ -67,10 +68,8 @@ class VirtualHosts:
         for child in self.children:
             if not _ends_by(child, deadline):
                 _kill(child)
-            try:
+            with contextlib.suppress(ChildProcessError):  # The driver may have waited for it.
                 os.waitpid(child.pid, 0)
-            except ChildProcessError:
-                pass  # The driver's loop has waited for it.
             os.close(child.pidfd)
         self.children.clear()
 
@@ -82,10 +81,8 @@ def _ends_by(child: Child, deadline: float) -> bool:
 
 
 def _kill(child: Child) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def spawn(
@@ -135,6 +132,8 @@ def spawn(
         listener.close()
         raise DsmsupError(f"cannot start {plan.hosts} virtual hosts: {error.strerror}") from None
     _bind(home, pin)
+    processes = tuple((child.host, child.pidfd) for child in hosts.children)
+    hosts.plan = replace(home, processes=processes)
     return hosts
 
 
