@@ -141,9 +141,7 @@ class Home:
         if not (0 <= message.ahead <= WINDOW_PAGES_MAX and message.streak >= 0):
             raise PeerError(f"host {sender} asks for {message.ahead} pages ahead")
         self._fetch_last[sender] = message.fetch
-        self._open(
-            Transaction(sender, message.fetch, message.needs, message.ahead, message.streak)
-        )
+        self._open(Transaction(sender, message.fetch, message.needs, message.ahead, message.streak))
 
     def _open(self, transaction: Transaction) -> None:
         self.active[transaction] = None

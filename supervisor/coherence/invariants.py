@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What must hold after every step: within one host, and over a whole cluster.
+
+The cluster checks need every node in one place, so they serve tests and
+simulations; `check_node` is cheap enough for a debug run of one host. Each
+raises AssertionError: a breach is our own bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from supervisor.coherence import directory as dir_
+from supervisor.coherence.home import Home
+from supervisor.coherence.messages import Access, Content, Forget, Grant, Invalidate, Message
+from supervisor.coherence.node import Node
+from supervisor.coherence.pages import overlaps
+from supervisor.coherence.remote import Remote
+from supervisor.units import HOME, HostId, PageNumber
+
+Links = Mapping[tuple[HostId, HostId], Sequence[Message]]
+"""Messages under way from one host to another, oldest first."""
+
+
+def check_node(node: Node) -> None:
+    """Pins are accessible; locks belong to open transactions; waiters wait for something."""
+    for requester, runs in node.pages.pins.items():
+        assert node.pages.satisfied(runs), f"requester {requester} has pins it cannot use"
+    if isinstance(node.side, Home):
+        home = node.side
+        for page, owner in home.directory.locks.items():
+            assert owner in home.active, f"page {page:#x} is locked by a closed transaction"
+        for page, queue in home.directory.waiting.items():
+            assert page in home.directory.locks, f"page {page:#x} is waited for but free"
+            for waiting in queue:
+                assert waiting.waits_for == page and waiting in home.active
+        for recalling in home.recalls.values():
+            assert recalling.transaction in home.active
+        own = {txn.fetch for txn in home.active if txn.host == HOME and not txn.cancelled}
+        assert own == set(node.fetching), "home's requests and transactions differ"
+
+
+def check_cluster(nodes: Sequence[Node], links: Links) -> None:
+    """At most one writer of a page, no reader beside it but a late one, equal copies."""
+    home = nodes[HOME].side
+    assert isinstance(home, Home)
+    pages = {
+        page
+        for node in nodes
+        for run in (*node.pages.access.touched(), *home.directory.entries.touched())
+        for page in range(run.first, run.first + run.count)
+    }
+    for page in pages:
+        _check_page(nodes, home, links, page)
+
+
+def _check_page(nodes: Sequence[Node], home: Home, links: Links, page: int) -> None:
+    entry = home.directory.entries.get(page)
+    for node in nodes:
+        access = node.pages.access.get(page)
+        if access == Access.NONE:
+            continue
+        where = f"page {page:#x} at host {node.host} (entry {entry})"
+        if node.host == HOME:
+            assert entry in (dir_.EXCLUSIVE_AT_HOME,) or (entry < 0 and access == Access.READ), where
+        elif entry == node.host:
+            continue
+        else:
+            recorded = entry < 0 and bool(dir_.sharers(entry) >> node.host & 1)
+            if recorded and access == Access.READ:
+                _check_equal(nodes, node, page)
+            else:
+                assert _is_leaving(node, links, page), f"{where} is unknown to home"
+
+
+def _check_equal(nodes: Sequence[Node], node: Node, page: int) -> None:
+    mine = node.memory.read(PageNumber(page), 1)
+    master = nodes[HOME].memory.read(PageNumber(page), 1)
+    assert mine == master, f"page {page:#x} at host {node.host} differs from home's"
+
+
+def _is_leaving(node: Node, links: Links, page: int) -> bool:
+    """Home has taken this copy away, and the host is about to learn of it."""
+    side = node.side
+    assert isinstance(side, Remote)
+    for message in (*side.inbox, *links.get((HOME, node.host), ())):
+        if isinstance(message, Forget):
+            if overlaps(message.first, message.count, page, 1):
+                return True
+        elif isinstance(message, Invalidate):
+            if any(overlaps(run.first, run.count, page, 1) for run in message.runs):
+                return True
+        elif isinstance(message, Grant):
+            # An upgrade on its way: home's entry is ahead of the copy.
+            for part in message.parts:
+                if part.content == Content.HELD and overlaps(part.first, part.count, page, 1):
+                    return True
+    return False
+
+
+def check_quiescent(nodes: Sequence[Node]) -> None:
+    """Nothing is under way: every request was answered and every lock given back."""
+    for node in nodes:
+        check_node(node)
+        assert not node.fetching, f"host {node.host} still waits for {node.fetching}"
+        assert not node.lowering
+        if isinstance(node.side, Home):
+            assert not node.side.active and not node.side.recalls
+            assert not node.side.directory.locks and not node.side.directory.waiting
+        else:
+            assert not node.side.inbox and not node.side.deferred

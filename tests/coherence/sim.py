@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A cluster of simulated hosts that runs a program under one random schedule.
+
+Everything that may happen in any order in reality is an *action* here, and a
+seeded random choice picks the next one: a guest thread executes an instruction
+or faults, a link delivers its oldest message, a host carries out its oldest
+effect, a `Protect` is reported as in force, a requester releases its pins.
+Effects may lag behind the steps that made them, and guest threads go on
+meanwhile with the protections that are really in force.
+
+A seed decides everything: `python -m tests.coherence.sim --seed N` repeats a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from supervisor.coherence import wire
+from supervisor.coherence.invariants import check_cluster, check_node, check_quiescent
+from supervisor.coherence.messages import (
+    Access,
+    Discarded,
+    Effect,
+    Event,
+    Fault,
+    Message,
+    Protect,
+    Protected,
+    Received,
+    Released,
+    Resume,
+    Retry,
+    Send,
+)
+from supervisor.coherence.node import Node
+from supervisor.coherence.pages import run_of
+from supervisor.units import HOME, PAGE_SIZE, HostId, PageNumber
+from tests.coherence.programs import Op, Outcome, Program, locked, outcomes, random_program
+
+ACTIONS_MAX: Final = 20_000
+_ZERO: Final = bytes(PAGE_SIZE)
+
+
+class SimMemory:
+    """Guest memory of one host: pages that are not there read as zeros."""
+
+    def __init__(self) -> None:
+        self.pages: dict[int, bytearray] = {}
+
+    def read(self, first: PageNumber, count: int) -> bytes:
+        if count == 1:
+            return bytes(self.pages.get(first, _ZERO))
+        return b"".join(self.pages.get(page, _ZERO) for page in range(first, first + count))
+
+    def write(self, first: PageNumber, data: bytes) -> None:
+        assert len(data) % PAGE_SIZE == 0
+        for at in range(len(data) // PAGE_SIZE):
+            self.pages[first + at] = bytearray(data[at * PAGE_SIZE : (at + 1) * PAGE_SIZE])
+
+    def zero(self, first: PageNumber, count: int) -> None:
+        for page in range(first, first + count):
+            self.pages.pop(page, None)
+
+    def peek(self, page: int, offset: int) -> int:
+        held = self.pages.get(page)
+        return 0 if held is None else held[offset]
+
+    def poke(self, page: int, offset: int, value: int) -> None:
+        held = self.pages.get(page)
+        if held is None:
+            held = self.pages[page] = bytearray(PAGE_SIZE)
+        held[offset] = value
+
+
+@dataclass(eq=False)
+class Thread:
+    """A guest thread, or a system call: something that executes ops and may fault."""
+
+    number: int
+    host: SimHost
+    ops: tuple[Op, ...]
+    at: int = 0
+    waiting: bool = False
+    pinned: bool = False
+    at_pin: int = -1  # the op whose fault was answered last
+    reads: list[int] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.at == len(self.ops)
+
+
+@dataclass(eq=False)
+class SimHost:
+    """A node, its memory, the protections in force in its guest, effects not yet done."""
+
+    node: Node
+    memory: SimMemory
+    default: Access
+    guest: dict[int, Access] = field(default_factory=dict)
+    effects: deque[Effect] = field(default_factory=deque)
+    unreported: list[int] = field(default_factory=list)  # tokens in force, not yet stepped
+    threads: list[Thread] = field(default_factory=list)
+
+    def allows(self, page: int, access: Access) -> bool:
+        return self.guest.get(page, self.default) >= access
+
+
+NEED: Final = {
+    "load": Access.READ,
+    "store": Access.WRITE,
+    "add": Access.WRITE,
+    "swap": Access.WRITE,
+}
+
+
+class Cluster:
+    """`places[v]` is the page and offset of variable v; `hosts_of[t]` where thread t runs."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        hosts: int,
+        policy: str,
+        *,
+        lag: bool,
+        make_node: Callable[..., Node] = Node,
+        check_every: int = 1,
+    ) -> None:
+        self.rng, self.lag, self.check_every = rng, lag, check_every
+        self.hosts: list[SimHost] = []
+        for host in range(hosts):
+            memory = SimMemory()
+            node = make_node(HostId(host), hosts, memory, policy)
+            default = Access.WRITE if host == HOME else Access.NONE
+            self.hosts.append(SimHost(node, memory, default))
+        self.nodes = [host.node for host in self.hosts]
+        self.links: dict[tuple[HostId, HostId], deque[Message]] = {
+            (HostId(a), HostId(b)): deque() for a in range(hosts) for b in range(hosts) if a != b
+        }
+        self.threads: dict[int, Thread] = {}
+        self.places: list[tuple[int, int]] = []
+        self.steps = 0
+        self.discarding = False  # a discard is a race of the program: two may write for a while
+        self.trace: list[str] | None = None
+
+    # Stepping ---------------------------------------------------------------
+
+    def step(self, host: SimHost, event: Event) -> None:
+        effects = host.node.step(event)
+        self.steps += 1
+        if self.trace is not None:
+            self.trace.append(f"host {host.node.host} <- {_short(event)}")
+            self.trace += [f"    -> {_short(effect)}" for effect in effects]
+        host.effects.extend(effects)
+        if not self.lag:
+            while host.effects:
+                self.carry_out(host)
+        if self.steps % self.check_every == 0:
+            self.check()
+
+    def check(self) -> None:
+        for node in self.nodes:
+            check_node(node)
+        if not self.discarding:
+            check_cluster(self.nodes, self.under_way())
+            self.check_guests()
+
+    def under_way(self) -> dict[tuple[HostId, HostId], list[Message]]:
+        """Messages on the links, and those whose sending has not been carried out."""
+        found = {link: list(messages) for link, messages in self.links.items()}
+        for host in self.hosts:
+            for effect in host.effects:
+                if isinstance(effect, Send):
+                    found[host.node.host, effect.host].append(effect.message)
+        return found
+
+    def check_guests(self) -> None:
+        """At most one guest may really write a page."""
+        for page in {page for page, _ in self.places}:
+            writers = [host for host in self.hosts if host.allows(page, Access.WRITE)]
+            assert len(writers) <= 1, f"{len(writers)} hosts may write page {page:#x}"
+
+    def carry_out(self, host: SimHost) -> None:
+        effect = host.effects.popleft()
+        if isinstance(effect, Protect):
+            for run in effect.runs:
+                for page in range(run.first, run.first + run.count):
+                    host.guest[page] = run.access
+            if self.lag:
+                host.unreported.append(effect.token)
+            else:
+                self.step(host, Protected(effect.token))
+        elif isinstance(effect, Send):
+            message = wire.decode(wire.encode(effect.message))
+            self.links[host.node.host, effect.host].append(message)
+        elif isinstance(effect, Resume):
+            thread = self.threads[effect.requester]
+            assert thread.waiting, f"requester {thread.number} is resumed but does not wait"
+            thread.waiting, thread.pinned = False, True
+        elif isinstance(effect, Retry):
+            self.threads[effect.requester].waiting = False
+        else:
+            raise AssertionError(f"unexpected {effect}")
+
+    # Actions ----------------------------------------------------------------
+
+    def act(self) -> bool:
+        """One random action; False when nothing is left to do."""
+        choices: list[tuple[Callable[..., None], object]] = []
+        for link, messages in self.links.items():
+            if messages:
+                choices.append((self.deliver, link))
+        for host in self.hosts:
+            if host.effects:
+                choices.append((self.carry_out, host))
+            if host.unreported:
+                choices.append((self.report, host))
+        for thread in self.threads.values():
+            if not thread.waiting and not thread.done:
+                choices.append((self.execute, thread))
+            elif thread.pinned:
+                choices.append((self.release, thread))
+        if not choices:
+            return False
+        action, argument = self.rng.choice(choices)
+        action(argument)
+        return True
+
+    def deliver(self, link: tuple[HostId, HostId]) -> None:
+        sender, receiver = link
+        message = self.links[link].popleft()
+        self.step(self.hosts[receiver], Received(sender, message))
+
+    def report(self, host: SimHost) -> None:
+        """Protections in force are reported in any order."""
+        token = host.unreported.pop(self.rng.randrange(len(host.unreported)))
+        self.step(host, Protected(token))
+
+    def release(self, thread: Thread) -> None:
+        thread.pinned = False
+        self.step(thread.host, Released(thread.number))
+
+    def execute(self, thread: Thread) -> None:
+        """The next instruction, or the fault that it raises."""
+        op, host = thread.ops[thread.at], thread.host
+        if op.kind == "fence":
+            thread.at += 1
+            return
+        access = NEED[op.kind]
+        pages = sorted({self.places[variable][0] for variable in op.variables})
+        if not all(host.allows(page, access) for page in pages):
+            assert not thread.pinned or thread.at_pin != thread.at, (
+                f"requester {thread.number} faults on pages pinned for it"
+            )
+            thread.waiting, thread.pinned = True, False
+            thread.at_pin = thread.at
+            needs = tuple(run_of(page, 1, access) for page in pages)
+            ahead = self.rng.choice((0, 0, 3, 40))
+            self.step(host, Fault(thread.number, needs, ahead))
+            return
+        for variable in op.variables:
+            page, offset = self.places[variable]
+            if op.kind != "store":
+                thread.reads.append(host.memory.peek(page, offset))
+            if op.kind == "store":
+                host.memory.poke(page, offset, op.value)
+            elif op.kind != "load":
+                host.memory.poke(page, offset, locked(op, host.memory.peek(page, offset)))
+        thread.at += 1
+        if thread.pinned and self.rng.random() < 0.5:
+            self.release(thread)
+
+    def settle(self) -> None:
+        """Act until nothing is left to do; everybody must have got what they waited for."""
+        for _ in range(ACTIONS_MAX):
+            if not self.act():
+                break
+        else:
+            raise AssertionError("the cluster does not come to rest")
+        stuck = [thread.number for thread in self.threads.values() if not thread.done]
+        assert not stuck, f"requesters {stuck} wait for ever"
+        check_quiescent(self.nodes)
+        if not self.discarding:
+            check_cluster(self.nodes, self.links)
+
+    # Programs ---------------------------------------------------------------
+
+    def add_thread(self, host: int, ops: tuple[Op, ...]) -> Thread:
+        thread = Thread(len(self.threads) + 1, self.hosts[host], ops)
+        self.threads[thread.number] = thread
+        self.hosts[host].threads.append(thread)
+        return thread
+
+    def discard(self, first: int, count: int) -> None:
+        self.discarding = True
+        self.step(self.hosts[HOME], Discarded(PageNumber(first), count))
+
+    def current(self, variable: int) -> int:
+        """The value that a read anywhere would give, once at rest."""
+        home = self.nodes[HOME].side
+        page, offset = self.places[variable]
+        entry = home.directory.entries.get(page)  # type: ignore[union-attr]
+        return self.hosts[max(entry, 0)].memory.peek(page, offset)
+
+
+def place_variables(rng: random.Random, variables: int) -> list[tuple[int, int]]:
+    """Variables on few pages: neighbours in one word, or across a page's end."""
+    pages = rng.randint(1, variables)
+    base = rng.choice((1, 510, 0x7FFFF_F000))
+    places: list[tuple[int, int]] = []
+    for _ in range(variables):
+        while True:
+            place = (base + rng.randrange(pages), rng.choice((0, 1, 2, 7, 8, 2048, PAGE_SIZE - 1)))
+            if place not in places:
+                places.append(place)
+                break
+    return places
+
+
+def warm_up(cluster: Cluster, rng: random.Random) -> None:
+    """Leave copies here and there, or staleness would never show: loads of zeros."""
+    touched = sorted({variable for variable in range(len(cluster.places))})
+    for host in range(len(cluster.hosts)):
+        for variable in touched:
+            kind = rng.choice(("none", "load", "load", "add"))
+            if kind != "none":
+                cluster.add_thread(host, (Op(kind, (variable,), 0),))
+    cluster.settle()
+    for host in cluster.hosts:
+        host.threads.clear()
+    cluster.threads.clear()
+
+
+def run_program(
+    seed: int,
+    program: Program,
+    policy: str = "single-writer",
+    *,
+    trace: list[str] | None = None,
+    make_node: Callable[..., Node] = Node,
+) -> Outcome:
+    """The outcome of one schedule of a program on 2 to 5 hosts."""
+    rng = random.Random(seed)
+    hosts = rng.randint(2, 5)
+    cluster = Cluster(rng, hosts, policy, lag=rng.random() < 0.7, make_node=make_node)
+    cluster.trace = trace
+    cluster.places = place_variables(rng, program.variables)
+    if rng.random() < 0.8:
+        warm_up(cluster, rng)
+    spread = list(range(hosts)) * 4
+    if rng.random() < 0.7:
+        rng.shuffle(spread)
+    threads = [cluster.add_thread(spread[t], ops) for t, ops in enumerate(program.threads)]
+    cluster.settle()
+    reads = tuple(tuple(thread.reads) for thread in threads)
+    return Outcome(reads, tuple(cluster.current(v) for v in range(program.variables)))
+
+
+SCHEDULES_PER_PROGRAM: Final = 25
+"""Enumerating a program's outcomes costs more than running it."""
+
+
+def program_of(seed: int) -> Program:
+    return random_program(random.Random(seed // SCHEDULES_PER_PROGRAM), 4, 8)
+
+
+def check_seed(
+    seed: int,
+    allowed: set[Outcome],
+    policy: str = "single-writer",
+    make_node: Callable[..., Node] = Node,
+) -> None:
+    """Run one seed; AssertionError with the command that repeats it."""
+    program = program_of(seed)
+    repeat = f"repeat with: python -m tests.coherence.sim --seed {seed} --policy {policy}"
+    try:
+        outcome = run_program(seed, program, policy, make_node=make_node)
+    except Exception as error:
+        raise AssertionError(f"{type(error).__name__}: {error}; {repeat}") from error
+    assert outcome in allowed, f"forbidden outcome {outcome}; {repeat}"
+
+
+def check_seeds(
+    first: int,
+    count: int,
+    policy: str = "single-writer",
+    make_node: Callable[..., Node] = Node,
+) -> None:
+    """`count` seeds from `first`, each outcome checked against the model."""
+    allowed: set[Outcome] = set()
+    known = -1
+    for seed in range(first, first + count):
+        if seed // SCHEDULES_PER_PROGRAM != known:
+            known = seed // SCHEDULES_PER_PROGRAM
+            allowed = outcomes(program_of(seed), MODEL[policy])
+        check_seed(seed, allowed, policy, make_node)
+
+
+MODEL: Final = {"single-writer": "sc"}
+"""The model that each policy's outcomes are checked against."""
+
+
+def _short(thing: object) -> str:
+    text = repr(thing)
+    for name in ("Access.", "first=", "count=", "access=", "content="):
+        text = text.replace(name, "")
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Repeat one simulated run and show it.")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--policy", default="single-writer", choices=sorted(MODEL))
+    parser.add_argument("--count", type=int, default=1, help="run so many seeds, without a trace")
+    arguments = parser.parse_args()
+    if arguments.count > 1:
+        check_seeds(arguments.seed, arguments.count, arguments.policy)
+        return
+    program = program_of(arguments.seed)
+    for number, ops in enumerate(program.threads):
+        print(f"thread {number}: {ops}")
+    trace: list[str] = []
+    try:
+        outcome = run_program(arguments.seed, program, arguments.policy, trace=trace)
+    finally:
+        print("\n".join(trace))
+    print(outcome)
+    allowed = outcomes(program, MODEL[arguments.policy])
+    print("allowed" if outcome in allowed else f"FORBIDDEN; {len(allowed)} outcomes are allowed")
+
+
+if __name__ == "__main__":
+    main()
