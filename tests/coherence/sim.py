@@ -87,6 +87,7 @@ class Thread:
     at: int = 0
     waiting: bool = False
     pinned: bool = False
+    gone: bool = False
     at_pin: int = -1  # the op whose fault was answered last
     reads: list[int] = field(default_factory=list)
 
@@ -201,6 +202,8 @@ class Cluster:
             self.links[host.node.host, effect.host].append(message)
         elif isinstance(effect, Resume):
             thread = self.threads[effect.requester]
+            if thread.gone:  # cancelled between the step and its effects
+                return
             assert thread.waiting, f"requester {thread.number} is resumed but does not wait"
             thread.waiting, thread.pinned = False, True
         elif isinstance(effect, Retry):

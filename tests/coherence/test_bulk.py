@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ranges: needs of many pages, pages ahead, discards, cancelled requesters."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from supervisor.coherence.messages import Access, Cancelled
+from supervisor.coherence.pages import run_of
+from supervisor.units import HOME
+from tests.coherence.bulk import BASE, PAGES, random_cluster
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_writes_of_ranges_are_never_lost(block: int) -> None:
+    for seed in range(block * 25, block * 25 + 25):
+        cluster = random_cluster(seed)
+        try:
+            cluster.settle()
+        except AssertionError as error:
+            raise AssertionError(f"{error}; repeat with random_cluster({seed}).settle()") from error
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_discards_at_any_time_leave_zeros_and_nobody_waiting(block: int) -> None:
+    for seed in range(block * 25, block * 25 + 25):
+        _discard_at_random(seed)
+
+
+def _discard_at_random(seed: int) -> None:
+    cluster, rng = random_cluster(seed), random.Random(seed)
+    for _ in range(rng.randint(1, 6)):
+        for _ in range(rng.randint(0, 60)):
+            if not cluster.act():
+                break
+        count = rng.choice((1, 5, PAGES))
+        cluster.discard(BASE + rng.randrange(PAGES - count + 1), count)
+        if rng.random() < 0.3:
+            victim = rng.choice(list(cluster.threads.values()))
+            victim.at, victim.gone = len(victim.ops), True
+            victim.waiting = victim.pinned = False
+            cluster.step(victim.host, Cancelled(victim.number))
+    cluster.settle()
+    cluster.discard(BASE, PAGES)
+    cluster.settle()
+    cluster.threads.clear()
+    cluster.discarding = False
+    cluster.written.clear()
+    cluster.seen.clear()
+    for host in range(len(cluster.hosts)):
+        cluster.add_requester(host, [(run_of(BASE, PAGES, Access.READ),)])
+    cluster.settle()
+    for host in cluster.hosts:
+        assert not any(cluster_page(host, page) for page in range(BASE, BASE + PAGES))
+
+
+def cluster_page(host: object, page: int) -> bytes:
+    """The page's bytes if any is not zero."""
+    held = host.memory.pages.get(page, b"")  # type: ignore[attr-defined]
+    return bytes(held) if any(held) else b""
+
+
+def test_home_only_memory_is_discarded_without_a_message() -> None:
+    cluster = random_cluster(1)
+    cluster.threads.clear()
+    cluster.step(cluster.hosts[HOME], _discarded(0, 1 << 24))
+    assert not any(host.effects for host in cluster.hosts)
+    assert not any(cluster.links.values())
+
+
+def _discarded(first: int, count: int) -> object:
+    from supervisor.coherence.messages import Discarded
+    from supervisor.units import PageNumber
+
+    return Discarded(PageNumber(first), count)
