@@ -193,10 +193,11 @@ def read_key(path: str | os.PathLike[str]) -> bytes:
         raise UsageError(f"no key file {name}: {mend}") from None
     except OSError as error:
         raise UsageError(f"cannot read the key file {name}: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UsageError(f"the key file {name} is not a plain file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"the key file {name} is not a plain file")
         if status.st_mode & 0o077:
             raise UsageError(
                 f"others may read the key file {name} (mode {status.st_mode & 0o777:04o}):"

@@ -165,7 +165,8 @@ def _listen_everywhere(rendezvous: Rendezvous) -> socket.socket:
 def _explain(error: OSError, rendezvous: Rendezvous) -> DsmsupError:
     if error.errno == errno.EADDRINUSE:
         return PortInUse(
-            f"{rendezvous} is in use by something else: choose another port for --rendezvous"
+            f"{rendezvous} is in use already, by another home or something else:"
+            " choose another port for --rendezvous"
         )
     if error.errno == errno.EACCES:
         return UsageError(
