@@ -62,7 +62,8 @@ class VirtualHosts:
         """Wait for the children, `grace_s` seconds in all, then kill those left.
 
         They end by themselves when home closes their links. Children that somebody
-        else has waited for are fine too. Afterwards there are none.
+        else has waited for are fine too. Afterwards there are none. After a failure there
+        is nothing to wait for: `reap(0)`.
         """
         deadline = time.monotonic() + grace_s
         for child in self.children:
