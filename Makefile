@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# make demo and make test are all that a fresh machine with Python 3.11 and gcc needs.
+
+# The first Python that is new enough; PYTHON=... chooses another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+BENCHES := $(wildcard benches/bench_*.py)
+
+# More options for pytest: make test PYTEST_ARGS="-k mutex -x"
+PYTEST_ARGS ?=
+PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
+
+help:
+	@echo "make demo       set up, build a sample, run it on two virtual hosts"
+	@echo "make test       lint, types and all tests but the slow ones"
+	@echo "make test-slow  the slow tests"
+	@echo "make stress     every program 20 times on 2 hosts, 5 times all on one processor"
+	@echo "make bench      the benchmark suite"
+	@echo "make venv       the Python environment, in $(VENV)"
+	@echo "make build      the test programs, in testprogs/bin"
+	@echo "make clean      remove what was built, $(VENV) included"
+
+venv: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python of version 3.11 or later found" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+build:
+	$(MAKE) --no-print-directory -C testprogs
+
+testprogs/bin/mandelbrot: testprogs/mandelbrot.c testprogs/common.h
+	$(MAKE) --no-print-directory -C testprogs bin/mandelbrot
+
+demo: venv testprogs/bin/mandelbrot
+	mkdir -p build
+	$(VENV)/bin/dsmsup exec -n 2 --stats build/demo.json testprogs/bin/mandelbrot 8 100000 1
+	@$(PY) testprogs/who_ran_what.py build/demo.json
+
+lint: venv
+	$(PY) -m ruff check .
+
+types: venv
+	$(PY) -m mypy --strict supervisor/coherence
+
+test: lint types build
+	$(PYTEST) -m "not slow"
+
+test-slow: venv build
+	$(PYTEST) -m slow
+
+STRESS := tests/e2e/test_exec_programs.py -m "not slow"
+stress: venv build
+	$(PYTEST) $(STRESS) --hosts 2 --repeat 20
+	$(PYTEST) $(STRESS) --hosts 2 --repeat 5 --pin 0
+
+bench: venv build
+	@test -n "$(BENCHES)" || { echo "no benches/bench_*.py" >&2; exit 1; }
+	set -e; for bench in $(BENCHES); do $(PY) $$bench; done
+
+clean:
+	$(MAKE) --no-print-directory -C testprogs clean
+	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help venv build demo lint types test test-slow stress bench clean

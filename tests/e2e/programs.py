@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table of test programs: what each is run with, and what to expect of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import harness
+
+
+class Program(NamedTuple):
+    """One row. `threads` is how many threads besides main are alive at once; 0 or 1 for
+    a program that need not spread. `order_free` programs print lines in any order.
+    """
+
+    name: str
+    args: tuple[str, ...] = ()
+    threads: int = 4
+    status: int = 0
+    order_free: bool = False
+    stdin: bytes = b""
+    compare_stderr: bool = False
+
+    @property
+    def path(self) -> Path:
+        return harness.BIN / self.name
+
+    @property
+    def argv(self) -> list[str]:
+        return [str(self.path), *self.args]
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.name, *self.args])
+
+    def output(self, stdout: bytes) -> bytes | list[bytes]:
+        """What of its output is the same in every run."""
+        return sorted(stdout.splitlines()) if self.order_free else stdout
+
+
+SYNCHRONIZATION = [
+    Program("mutex"),
+    Program("condvar"),
+    Program("barrier"),
+    Program("rwlock"),
+    Program("semaphore"),
+    Program("spinlock"),
+    Program("pthread_spin", threads=3),
+    Program("atomics"),
+    Program("flag_message", threads=2),
+    Program("flag_plain", threads=1),
+    Program("dekker_mfence", threads=2),
+    Program("dekker_xchg", threads=2),
+    Program("robust_mutex", threads=1),
+    Program("timed_waits"),
+    Program("false_sharing"),
+    Program("page_crossing", threads=3),
+    Program("clock_order"),
+]
+
+THREADS = [
+    Program("tls"),
+    Program("large_tls"),
+    Program("once"),
+    Program("detach", threads=0),
+    Program("nested", threads=3),
+    Program("nested", ("2", "4"), threads=2),
+    Program("sequence", threads=1),
+    Program("join_values", threads=0),
+    Program("main_exits", threads=0),
+    Program("exit_thread", status=7),
+    Program("cancel", threads=3),
+    Program("ids"),
+    Program("errno_thread"),
+    Program("mutex", ("12", "50"), threads=12),
+]
+
+MEMORY = [
+    Program("malloc_all"),
+    Program("mmap_churn"),
+    Program("mprotect"),
+    Program("deep_stack", threads=0),
+    Program("brk_growth"),
+    Program("stream", threads=2),
+]
+
+CALLS = [
+    Program("stdio_all", order_free=True),
+    Program("pipe_threads"),
+    Program("file_io"),
+    Program("large_io", threads=0),
+    Program("poll_sleep"),
+    Program("echo", threads=2, stdin=bytes(range(256)) * 300, compare_stderr=True),
+    Program("echo", ("empty",), threads=2, compare_stderr=True),
+]
+
+SIGNALS = [
+    Program("signal_alarm", threads=2),
+    Program("signal_self", threads=0),
+    Program("signal_thread", threads=3),
+    Program("segv_main", threads=2, status=139),
+    Program("segv_thread", threads=4, status=139),
+    Program("abort_thread", threads=1, status=134),
+    Program("abort_thread", ("0",), threads=0, status=134),
+    Program("status", ("0",), threads=0),
+    Program("status", ("1",), threads=0, status=1),
+    Program("status", ("255",), threads=0, status=255),
+]
+
+LANGUAGES = [
+    Program("cxx_threads"),
+    Program("cxx_exceptions", threads=0),
+    Program("cxx_futures", threads=6),
+    Program("omp_loops", threads=3),
+    Program("omp_tasks", threads=3),
+    Program("omp_matmul", threads=3),
+]
+
+COMPUTE = [
+    Program("matmul", threads=0),
+    Program("pi", threads=4),
+    Program("nqueens", threads=4),
+    Program("mandelbrot", threads=4),
+]
+
+VARIANTS = [
+    Program(f"{name}_{kind}", threads=threads, order_free=name == "stdio_all")
+    for kind, names in {
+        "static": {
+            "mutex": 4, "condvar": 4, "tls": 4, "malloc_all": 4, "stdio_all": 4, "nested": 3,
+            "file_io": 4, "cancel": 3, "omp_loops": 3, "cxx_exceptions": 0,
+        },
+        "nopie": {
+            "mutex": 4, "condvar": 4, "tls": 4, "malloc_all": 4, "stdio_all": 4, "nested": 3,
+            "deep_stack": 0, "omp_loops": 3, "cxx_exceptions": 0,
+        },
+        "staticpie": {"mutex": 4, "tls": 4},
+    }.items()
+    for name, threads in names.items()
+]
+
+ALL = [
+    *SYNCHRONIZATION, *THREADS, *MEMORY, *CALLS, *SIGNALS, *LANGUAGES, *COMPUTE, *VARIANTS,
+]

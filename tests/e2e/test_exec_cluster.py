@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cluster form: the same command on each host, over loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import clusters
+import harness
+import pytest
+from harness import Place
+
+
+@pytest.mark.parametrize("name", ["mutex", "stdio_all", "matmul", "malloc_all", "cxx_exceptions"])
+def test_one_command_a_host(name: str, place: Place) -> None:
+    native = place.run([str(harness.BIN / name)])
+    stats = place.scratch / "stats.json"
+    cluster = clusters.on_loopback(place, hosts=3)
+    home, *others = cluster.start(harness.BIN / name, options=["--stats", str(stats)])
+    run = home.wait()
+    assert (run.status, run.stderr) == (0, b"")
+    assert sorted(run.stdout.splitlines()) == sorted(native.stdout.splitlines())
+    for other in others:
+        end = other.wait(harness.LOSS_LIMIT_S)
+        assert (end.status, end.stdout, end.stderr) == (0, b"", b"")
+    place.check_clean()
+    harness.read_stats(stats, hosts=3, status=0, threads=0)
+
+
+def test_status_reaches_every_host(place: Place) -> None:
+    """Each command ends with the program's status, as each of `mpirun`'s does."""
+    runs = clusters.on_loopback(place).start(harness.BIN / "exit_thread", "4", "9")
+    assert [run.wait().status for run in runs] == [9, 9]
+
+
+def test_only_home_reads_and_writes(place: Place) -> None:
+    cluster = clusters.on_loopback(place)
+    home = place.start(cluster.command(0, harness.BIN / "echo"), stdin=b"from home\n")
+    other = place.start(cluster.command(1, harness.BIN / "echo"), stdin=b"not from here\n")
+    assert home.wait().stdout == b"from home\n"
+    assert other.wait().stdout == b""
+
+
+def test_other_hosts_need_no_program(place: Place) -> None:
+    cluster = clusters.on_loopback(place)
+    home = place.start(cluster.command(0, harness.BIN / "mutex"))
+    other = place.start(cluster.command(1, "/not/here/mutex"))
+    assert home.wait().stdout == b"mutex: 1200\n"
+    assert other.wait().status == 0
+
+
+def test_order_of_arrival_gives_the_ids(place: Place) -> None:
+    """Without --host-id whoever comes first is home; the program runs once."""
+    cluster = clusters.on_loopback(place)
+    argv = cluster.command(0, harness.BIN / "mutex")
+    at = argv.index("--host-id")
+    del argv[at : at + 2]
+    runs = [place.start(argv) for _ in range(2)]
+    ends = [run.wait() for run in runs]
+    assert [end.status for end in ends] == [0, 0]
+    assert sorted(end.stdout for end in ends) == [b"", b"mutex: 1200\n"]
+
+
+def test_named_by_environment_only(place: Place) -> None:
+    cluster = clusters.on_loopback(place)
+    env = {
+        "DSMSUP_HOSTS": "2",
+        "DSMSUP_RENDEZVOUS": f"127.0.0.1:{cluster.port}",
+        "DSMSUP_KEY_FILE": str(cluster.key),
+    }
+    argv = [*harness.dsmsup_command(), "exec", "./mutex"]
+    home = place.start(argv, env=env | {"DSMSUP_HOST_ID": "0"}, cwd=harness.BIN)
+    other = place.start(argv, env=env | {"DSMSUP_HOST_ID": "1"}, cwd=harness.BIN)
+    assert (home.wait().status, other.wait().status) == (0, 0)
+    assert home.wait().stdout == b"mutex: 1200\n"
+
+
+def test_wrong_key_is_refused_and_disturbs_nobody(place: Place) -> None:
+    cluster = clusters.on_loopback(place)
+    wrong = clusters.make_key(place, "wrong")
+    home = place.start(cluster.command(0, harness.BIN / "mutex"))
+    intruder = place.start(cluster.command(1, harness.BIN / "mutex", key=wrong)).wait()
+    assert (intruder.status, intruder.stdout) == (125, b"")
+    assert len(intruder.stderr.splitlines()) == len(intruder.own_lines()) == 1
+    assert "key" in intruder.own_lines()[0]
+    right = place.start(cluster.command(1, harness.BIN / "mutex"))
+    run = home.wait()
+    assert (run.status, run.stdout) == (0, b"mutex: 1200\n")
+    assert right.wait().status == 0
+
+
+def test_strangers_at_the_door_disturb_nobody(place: Place) -> None:
+    """Connections that say nothing, nonsense, or go away while home waits and runs."""
+    cluster = clusters.on_loopback(place)
+    home = place.start(cluster.command(0, harness.BIN / "endless", "4", "1"))
+    address = ("127.0.0.1", cluster.port)
+    silent = connect_when_open(address, home)
+    with silent, socket.create_connection(address) as rude:
+        rude.sendall(os.urandom(10000))
+        socket.create_connection(address).close()
+        other = place.start(cluster.command(1, harness.BIN / "endless", "4", "1"))
+        run = home.wait()
+    assert (run.status, run.stdout) == (0, b"ready\nendless: counted some\n")
+    assert other.wait().status == 0
+
+
+def connect_when_open(address: tuple[str, int], home: harness.Running) -> socket.socket:
+    """A connection to home as soon as it listens, which it does before its limit of a run."""
+    while home.popen.poll() is None:
+        try:
+            return socket.create_connection(address, timeout=1)
+        except ConnectionRefusedError:
+            continue
+    raise AssertionError(home.stderr.read_text())
+
+
+def test_key_that_others_may_read_is_refused(place: Place) -> None:
+    cluster = clusters.on_loopback(place)
+    cluster.key.chmod(0o644)
+    run = place.start(cluster.command(0, harness.BIN / "mutex")).wait()
+    assert run.status == 125
+    assert len(run.own_lines()) == 1
+
+
+@pytest.mark.parametrize("name", ["mutex", "omp_loops"])
+def test_under_mpirun(name: str, place: Place) -> None:
+    """Count, id and meeting place come from Open MPI's environment."""
+    harness.need("mpirun")
+    native = place.run([str(harness.BIN / name)])
+    launch = ["mpirun", "-n", "2", "--oversubscribe"]
+    if os.geteuid() == 0:
+        launch.append("--allow-run-as-root")
+    run = place.run([*launch, *harness.dsmsup_command(), "exec", str(harness.BIN / name)])
+    assert (run.status, run.stdout) == (0, native.stdout), run.stderr.decode(errors="replace")
+
+
+def test_status_under_mpirun(place: Place) -> None:
+    harness.need("mpirun")
+    launch = ["mpirun", "-n", "2", "--oversubscribe"]
+    if os.geteuid() == 0:
+        launch.append("--allow-run-as-root")
+    argv = [*harness.dsmsup_command(), "exec", str(harness.BIN / "exit_thread"), "4", "9"]
+    assert place.run([*launch, *argv]).status == 9

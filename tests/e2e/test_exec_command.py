@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command itself: streams, surroundings, statuses, and what it refuses."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import harness
+import pytest
+from harness import Finished, Place
+
+EM_ARM = 40
+
+
+def one_line(run: Finished, status: int) -> str:
+    """A refusal: nothing on standard output, one line of dsmsup's on standard error."""
+    assert run.status == status, run.stderr
+    assert run.stdout == b""
+    lines = run.stderr.decode().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("dsmsup: ")
+    return lines[0]
+
+
+def test_arguments_environment_and_folder(hosts: int, place: Place) -> None:
+    argv = [str(harness.BIN / "surroundings"), "", "two words", "-n", "--stats", "ümlaut", "*"]
+    folder = place.scratch / "a folder"
+    folder.mkdir()
+    env = {"DSMTEST_EMPTY": "", "DSMTEST_TEXT": "some = text\nin two lines"}
+    native = place.run(argv, env=env, cwd=folder)
+    run = place.dsmsup("exec", "-n", str(hosts), *argv, env=env, cwd=folder)
+    assert (run.status, run.stdout, run.stderr) == (0, native.stdout, b"")
+
+
+def test_program_found_by_path_and_by_folder(place: Place) -> None:
+    here = place.dsmsup("exec", "-n", "1", "./status", "3", cwd=harness.BIN)
+    assert here.status == 3
+    found = place.dsmsup(
+        "exec", "-n", "1", "status", "4", env={"PATH": f"{harness.BIN}:/usr/bin:/bin"}
+    )
+    assert found.status == 4
+
+
+def test_two_dashes_end_the_options(place: Place) -> None:
+    run = place.dsmsup("exec", "-n", "1", "--", harness.BIN / "status", "5")
+    assert run.status == 5
+
+
+def test_input_through_a_pipe(hosts: int, place: Place) -> None:
+    command = " ".join([*harness.dsmsup_command(), "exec", "-n", str(hosts)])
+    run = place.run(["sh", "-c", f"seq 20000 | {command} {harness.BIN}/echo | tail -n 1"])
+    assert (run.status, run.stdout) == (0, b"20000\n")
+    assert run.stderr == b"echo: end of input\n"
+
+
+def test_closed_output_is_the_programs_own_affair(place: Place) -> None:
+    """A reader that goes away ends the program by SIGPIPE, as natively."""
+    command = " ".join([*harness.dsmsup_command(), "exec", "-n", "2"])
+    script = f"{{ {command} {harness.BIN}/stdio_all 4 5000; echo $? >&2; }} | head -n 1"
+    run = place.run(["sh", "-c", script])
+    assert run.stdout.count(b"\n") == 1
+    assert run.stderr.split() == [b"141"]
+
+
+def test_no_cluster_named_means_virtual_hosts(place: Place) -> None:
+    stats = place.scratch / "stats.json"
+    run = place.dsmsup("exec", "--stats", stats, harness.BIN / "mutex")
+    assert (run.status, run.stdout) == (0, b"mutex: 1200\n")
+    assert b'"id": 1' in stats.read_bytes() or b'"id":1' in stats.read_bytes()
+
+
+def test_verbose_speaks_on_standard_error_only(place: Place) -> None:
+    run = place.dsmsup("exec", "-n", "2", "-v", harness.BIN / "mutex")
+    assert (run.status, run.stdout) == (0, b"mutex: 1200\n")
+    assert run.own_lines()
+    assert len(run.own_lines()) == len(run.stderr.splitlines())
+
+
+def test_unknown_system_call_is_named(hosts: int, place: Place) -> None:
+    run = place.dsmsup("exec", "-n", str(hosts), harness.BIN / "unknown_syscall", "1234")
+    assert "1234" in one_line(run, 125)
+
+
+def arm_binary(path: Path) -> None:
+    """The header of a 32-bit little-endian ARM executable, and nothing else."""
+    header = b"\x7fELF" + bytes([1, 1, 1, 0]) + bytes(8)
+    header += struct.pack("<HHIIIIIHHHHHH", 2, EM_ARM, 1, 0x8000, 52, 0, 0x5000400, 52, 32, 0,
+                          40, 0, 0)
+    path.write_bytes(header.ljust(4096, b"\0"))
+    path.chmod(0o755)
+
+
+def executable(content: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+        path.chmod(0o755)
+
+    return write
+
+
+def elf_bytes() -> bytes:
+    return (harness.BIN / "mutex").read_bytes()
+
+
+def truncated(path: Path) -> None:
+    executable(elf_bytes()[:1000])(path)
+
+
+def cut_in_the_header(path: Path) -> None:
+    executable(elf_bytes()[:40])(path)
+
+
+def wild_program_headers(path: Path) -> None:
+    """e_phoff points far outside the file."""
+    content = bytearray(elf_bytes())
+    struct.pack_into("<Q", content, 32, 1 << 60)
+    executable(bytes(content))(path)
+
+
+def wild_segment(path: Path) -> None:
+    """Every program header claims a size that no file has."""
+    content = bytearray(elf_bytes())
+    offset, count = struct.unpack_from("<Q", content, 32)[0], struct.unpack_from("<H", content, 56)
+    for header in range(count[0]):
+        struct.pack_into("<QQ", content, offset + header * 56 + 32, 1 << 62, 1 << 62)
+    executable(bytes(content))(path)
+
+
+def text_without_mode(path: Path) -> None:
+    path.write_bytes(b"#!/bin/sh\nexit 0\n")
+
+
+def missing_interpreter(path: Path) -> None:
+    present, absent = b"/lib64/ld-linux-x86-64.so.2", b"/lib64/ld-nowhere-x86-64.so"
+    assert len(present) == len(absent)
+    executable(elf_bytes().replace(present, absent))(path)
+
+
+class Refusal(NamedTuple):
+    """A file that cannot be run: `make` writes it, `status` is what a shell would say."""
+
+    name: str
+    make: Callable[[Path], None]
+    status: int
+
+
+REFUSALS = [
+    Refusal("missing", lambda path: None, 127),
+    Refusal("text without exec bit", text_without_mode, 126),
+    Refusal("text without shebang", executable(b"just some words\n"), 126),
+    Refusal("empty file", executable(b""), 126),
+    Refusal("directory", Path.mkdir, 126),
+    Refusal("ARM binary", arm_binary, 126),
+    Refusal("truncated ELF", truncated, 126),
+    Refusal("ELF cut in its header", cut_in_the_header, 126),
+    Refusal("ELF with wild headers", wild_program_headers, 126),
+    Refusal("ELF with wild segments", wild_segment, 126),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_file_that_cannot_be_run(refusal: Refusal, count: str, place: Place) -> None:
+    path = place.scratch / refusal.name.replace(" ", "_")
+    refusal.make(path)
+    run = place.dsmsup("exec", "-n", count, path)
+    assert path.name in one_line(run, refusal.status)
+
+
+def test_missing_interpreter(place: Place) -> None:
+    path = place.scratch / "no_interpreter"
+    missing_interpreter(path)
+    run = place.dsmsup("exec", "-n", "1", path)
+    assert run.status in (126, 127)  # a shell says 127: execve says ENOENT
+    assert "no_interpreter" in one_line(run, run.status)
+
+
+def test_name_not_found_in_path(place: Place) -> None:
+    run = place.dsmsup("exec", "-n", "1", "no-such-program-anywhere")
+    assert "no-such-program-anywhere" in one_line(run, 127)
+
+
+USAGE_ERRORS = {
+    "no hosts": ("exec", "-n", "0", "true"),
+    "negative hosts": ("exec", "-n", "-1", "true"),
+    "hosts that are no number": ("exec", "-n", "two", "true"),
+    "unknown option": ("exec", "--no-such-option", "true"),
+    "no program": ("exec", "-n", "2"),
+    "unknown policy": ("exec", "-n", "2", "--policy", "no-such-policy", "true"),
+    "unknown command": ("no-such-command",),
+    "cluster without rendezvous": ("exec", "--hosts", "2", "true"),
+    "rendezvous without port": (
+        "exec", "--hosts", "2", "--rendezvous", "127.0.0.1", "--key-file", "/dev/null", "true"
+    ),
+    "key file missing": (
+        "exec", "--hosts", "2", "--rendezvous", "127.0.0.1:1", "--key-file", "/no/key", "true"
+    ),
+    "statistics nowhere": (
+        "exec", "-n", "1", "--stats", "/no/folder/stats.json", str(harness.BIN / "status")
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", USAGE_ERRORS.values(), ids=USAGE_ERRORS.keys())
+def test_usage_error(arguments: tuple[str, ...], place: Place) -> None:
+    run = place.dsmsup(*arguments)
+    assert run.status == 125
+    assert run.stdout == b""
+    assert run.own_lines()
+
+
+def test_port_in_use(place: Place) -> None:
+    key = make_key(place)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = place.dsmsup(
+            "exec", "--hosts", "2", "--host-id", "0", "--rendezvous", f"127.0.0.1:{port}",
+            "--key-file", key, harness.BIN / "mutex",
+        )
+    assert str(port) in one_line(run, 125)
+
+
+def make_key(place: Place, name: str = "key") -> Path:
+    path = place.scratch / name
+    assert place.dsmsup("keygen", path).status == 0
+    return path
+
+
+def test_keygen(place: Place) -> None:
+    first, second = make_key(place, "first"), make_key(place, "second")
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600
+    assert first.read_bytes() != second.read_bytes()
+    assert len(first.read_bytes()) >= 32
+
+
+def test_keygen_never_overwrites(place: Place) -> None:
+    key = make_key(place)
+    before = key.read_bytes()
+    assert "key" in one_line(place.dsmsup("keygen", key), 125)
+    assert key.read_bytes() == before
+    one_line(place.dsmsup("keygen", "/no/such/folder/key"), 125)
+
+
+def test_help_and_version(place: Place) -> None:
+    for arguments in (("--help",), ("exec", "--help"), ("keygen", "--help"), ("--version",)):
+        run = place.dsmsup(*arguments)
+        assert (run.status, run.stderr) == (0, b"")
+        assert b"dsmsup" in run.stdout

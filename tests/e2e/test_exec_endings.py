@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ends that come from outside: Ctrl-C, SIGTERM, and hosts and guests killed with -9.
+
+Whatever ends a run, all of it ends within LOSS_LIMIT_S, with the right status, and
+a lost host is named in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import clusters
+import harness
+import processes
+import pytest
+from harness import Finished, Place, Running
+from processes import Process
+
+ENDLESS = [str(harness.BIN / "endless"), "4", "60"]
+
+
+def start_endless(place: Place, hosts: int) -> Running:
+    run = place.start([*harness.dsmsup_command(), "exec", "-n", str(hosts), *ENDLESS])
+    run.wait_for_output(b"ready\n")
+    return run
+
+
+def wait_for_end(run: Running, place: Place) -> Finished:
+    """Its end and that of every process of the test, within LOSS_LIMIT_S in all."""
+    until_s = time.monotonic() + harness.LOSS_LIMIT_S
+    end = run.wait(harness.LOSS_LIMIT_S)
+    place.check_clean(max(0.0, until_s - time.monotonic()))
+    return end
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_to_the_command(number: signal.Signals, hosts: int, place: Place) -> None:
+    run = start_endless(place, hosts)
+    os.kill(run.pid, number)
+    end = wait_for_end(run, place)
+    assert (end.status, end.stdout) == (128 + number, b"ready\n")
+    assert b"Traceback" not in end.stderr
+
+
+def test_signal_while_starting(place: Place) -> None:
+    """Before the program runs, too: the moments are spread over a start's length."""
+    started_s = time.monotonic()
+    run = start_endless(place, 2)
+    start_took_s = time.monotonic() - started_s
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    place.check_clean(harness.LOSS_LIMIT_S)
+    for part in range(1, 6):
+        run = place.start([*harness.dsmsup_command(), "exec", "-n", "2", *ENDLESS])
+        time.sleep(start_took_s * part / 6)  # the moment is what is tested
+        os.kill(run.pid, signal.SIGTERM)
+        assert wait_for_end(run, place).status == 143
+
+
+def test_control_c(hosts: int, place: Place) -> None:
+    """The terminal sends SIGINT to the whole foreground group, every host's process in it."""
+    harness.need("setsid")
+    controller, terminal = pty.openpty()
+    try:
+        run = place.start(
+            ["setsid", "--ctty", *harness.dsmsup_command(), "exec", "-n", str(hosts), *ENDLESS],
+            fd0=terminal, new_session=False,
+        )
+        run.wait_for_output(b"ready\n")
+        os.write(controller, b"\x03")
+        end = wait_for_end(run, place)
+    finally:
+        os.close(terminal)
+        os.close(controller)
+    assert end.status == 130
+    assert end.stdout == b"ready\n"
+
+
+# Roles in a run of virtual hosts. The command's own process is home's supervisor;
+# guests are what supervisors trace.
+
+
+def home_supervisor(run: Running, alive: list[Process]) -> Process:
+    return next(process for process in alive if process.pid == run.pid)
+
+
+def home_guest(run: Running, alive: list[Process]) -> Process:
+    return next(process for process in alive if process.tracer == run.pid)
+
+
+def remote_guest(run: Running, alive: list[Process]) -> Process:
+    return next(process for process in alive if process.tracer not in (0, run.pid))
+
+
+def remote_supervisor(run: Running, alive: list[Process]) -> Process:
+    tracer = remote_guest(run, alive).tracer
+    return next(process for process in alive if process.pid == tracer)
+
+
+Role = Callable[[Running, list[Process]], Process]
+
+
+@pytest.mark.parametrize(
+    ("role", "names"),
+    [(remote_supervisor, "host 1"), (remote_guest, "host 1"), (home_guest, "host 0")],
+)
+def test_part_of_a_host_killed(role: Role, names: str, place: Place) -> None:
+    run = start_endless(place, 2)
+    os.kill(role(run, place.ours()).pid, signal.SIGKILL)
+    end = wait_for_end(run, place)
+    if role is home_guest:
+        # What kills the program at home kills the program, as natively.
+        assert end.status in (125, 137)
+    else:
+        assert end.status == 125
+        assert len(end.own_lines()) == 1
+        assert names in end.own_lines()[0]
+    assert end.stdout == b"ready\n"
+
+
+def test_home_supervisor_killed(place: Place) -> None:
+    run = start_endless(place, 3)
+    os.kill(home_supervisor(run, place.ours()).pid, signal.SIGKILL)
+    end = wait_for_end(run, place)
+    assert end.status == 137
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_host_of_a_cluster_killed(victim: int, place: Place) -> None:
+    runs = clusters.on_loopback(place, hosts=3).start(*ENDLESS)
+    runs[0].wait_for_output(b"ready\n")
+    runs[victim].popen.kill()
+    until_s = time.monotonic() + harness.LOSS_LIMIT_S
+    for host, run in enumerate(runs):
+        end = run.wait(max(0.1, until_s - time.monotonic()))
+        if host != victim:
+            assert end.status == 125
+            assert len(end.own_lines()) == 1, end.own_lines()
+            assert f"host {victim}" in end.own_lines()[0]
+    place.check_clean(max(0.1, until_s - time.monotonic()))
+
+
+@pytest.mark.parametrize("victim", [1, 2])
+def test_guest_of_a_cluster_killed(victim: int, place: Place) -> None:
+    runs = clusters.on_loopback(place, hosts=3).start(*ENDLESS)
+    runs[0].wait_for_output(b"ready\n")
+    guest = next(process for process in place.ours() if process.tracer == runs[victim].pid)
+    os.kill(guest.pid, signal.SIGKILL)
+    until_s = time.monotonic() + harness.LOSS_LIMIT_S
+    for run in runs:
+        end = run.wait(max(0.1, until_s - time.monotonic()))
+        assert end.status == 125
+        assert len(end.own_lines()) == 1, end.own_lines()
+        assert f"host {victim}" in end.own_lines()[0]
+    place.check_clean(max(0.1, until_s - time.monotonic()))
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_sigterm_to_one_host_of_a_cluster(host: int, place: Place) -> None:
+    """A host told to go says so to the others; nothing stays."""
+    runs = clusters.on_loopback(place).start(*ENDLESS)
+    runs[0].wait_for_output(b"ready\n")
+    os.kill(runs[host].pid, signal.SIGTERM)
+    until_s = time.monotonic() + harness.LOSS_LIMIT_S
+    ends = [run.wait(max(0.1, until_s - time.monotonic())) for run in runs]
+    assert ends[host].status == 143
+    assert ends[1 - host].status in (125, 143)
+    place.check_clean(max(0.1, until_s - time.monotonic()))
+
+
+def test_home_alone_gives_up_waiting_when_told(place: Place) -> None:
+    """The others never come: SIGTERM ends the wait."""
+    cluster = clusters.on_loopback(place)
+    home = place.start(cluster.command(0, *ENDLESS))
+    listening = f":{cluster.port:04X} "
+    while listening not in Path("/proc/net/tcp").read_text():
+        assert home.popen.poll() is None, home.stderr.read_text()
+        time.sleep(processes.POLL_S)
+    os.kill(home.pid, signal.SIGTERM)
+    assert wait_for_end(home, place).status == 143

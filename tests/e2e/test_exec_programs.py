@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every test program, natively and then on 1, 2 and 3 hosts: same output, same status."""
+
+from __future__ import annotations
+
+import harness
+import programs
+import pytest
+from harness import Place
+from programs import Program
+
+
+@pytest.mark.parametrize("program", programs.ALL, ids=lambda program: program.id)
+def test_program(program: Program, hosts: int, repetition: int, place: Place) -> None:
+    native = place.run(program.argv, stdin=program.stdin)
+    assert native.status == program.status
+
+    stats = place.scratch / "stats.json"
+    run = place.dsmsup(
+        "exec", "-n", str(hosts), "--stats", stats, *program.argv, stdin=program.stdin
+    )
+    assert run.own_lines() == []
+    assert run.status == native.status, run.stderr.decode(errors="replace")[-3000:]
+    assert program.output(run.stdout) == program.output(native.stdout)
+    if program.compare_stderr:
+        assert run.stderr == native.stderr
+    harness.read_stats(stats, hosts=hosts, status=program.status, threads=program.threads)
+
+
+def test_every_source_is_in_the_table() -> None:
+    sources = {path.stem for path in (harness.ROOT / "testprogs").glob("*.c*")}
+    tested_elsewhere = {"endless", "surroundings", "unknown_syscall"}
+    assert sources - tested_elsewhere == {
+        program.name for program in programs.ALL if program not in programs.VARIANTS
+    }
