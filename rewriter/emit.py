@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Writing the rewritten file: the original's bytes, patched, and one segment more.
+
+The header table stays where it is and as long as it is: a moved one crashes
+ld.so, and the auxiliary vector has its address and length before anything of
+ours is mapped. So one entry that nobody misses becomes the new PT_LOAD: a note
+that only repeats PT_GNU_PROPERTY, or that entry itself, before the note of the
+build id.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from rewriter.elf import (
+    PAGE_SIZE,
+    PF_R,
+    PF_X,
+    PT_GNU_PROPERTY,
+    PT_LOAD,
+    PT_NOTE,
+    PT_NULL,
+    Elf,
+    Segment,
+    pack_segment,
+)
+from rewriter.errors import Unsupported
+from rewriter.plan import Plan
+from rewriter.sidemap import Extra
+
+_NT_GNU_BUILD_ID: Final = 3
+
+
+def emit(plan: Plan) -> tuple[bytes, tuple[Extra, ...]]:
+    """The rewritten file and the segments it has more than the original."""
+    elf = plan.elf
+    out = bytearray(elf.data)
+    for placed in plan.placed:
+        for address, new in placed.text:
+            offset = elf.offset_of(address)
+            assert offset is not None
+            out[offset : offset + len(new)] = new
+    lo, hi = plan.span
+    offset = -(-len(out) // PAGE_SIZE) * PAGE_SIZE
+    out += bytes(offset - len(out)) + bytes(hi - lo)
+    for placed in plan.placed:
+        at = offset + placed.address - lo
+        out[at : at + len(placed.code)] = placed.code
+    segment = Segment(PT_LOAD, PF_R | PF_X, offset, lo, lo, hi - lo, hi - lo, PAGE_SIZE)
+    table = header_table(elf, segment)
+    out[elf.phoff : elf.phoff + len(table)] = table
+    return bytes(out), (Extra(lo, hi - lo, offset, hi - lo, PF_R | PF_X),)
+
+
+def header_table(elf: Elf, added: Segment) -> bytes:
+    """The program header table with one spare entry given up for `added`."""
+    rows = list(elf.segments)
+    victim = spare_entry(elf)
+    if victim < 0:
+        raise Unsupported(elf.name, "no program header to spare for the trampolines")
+    del rows[victim]
+    last = max(i for i, s in enumerate(rows) if s.type == PT_LOAD)
+    rows.insert(last + 1, added)
+    return b"".join(pack_segment(elf.layout, s) for s in rows)
+
+
+def spare_entry(elf: Elf) -> int:
+    """Index of the program header that is missed least, -1 when each is needed."""
+
+    def rank(s: Segment) -> int | None:
+        if s.type == PT_NULL:
+            return 0
+        if s.type == PT_NOTE:
+            return 3 if _has_build_id(elf, s) else 1
+        return 2 if s.type == PT_GNU_PROPERTY else None
+
+    ranked = [(r, i) for i, s in enumerate(elf.segments) if (r := rank(s)) is not None]
+    return min(ranked)[1] if ranked else -1
+
+
+def _has_build_id(elf: Elf, s: Segment) -> bool:
+    """Whether a PT_NOTE holds the GNU build id."""
+    raw = elf.data[s.offset : s.offset + min(s.filesz, 1 << 16)]
+    at = 0
+    align = 8 if s.align == 8 else 4
+    while at + 12 <= len(raw):
+        name, desc, kind = struct.unpack_from("<III", raw, at)
+        if kind == _NT_GNU_BUILD_ID and raw[at + 12 : at + 16] == b"GNU\0":
+            return True
+        at += 12 + -(-name // align) * align + -(-desc // align) * align
+    return False

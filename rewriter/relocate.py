@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Trampolines: original instructions at a new address, doing what they did.
+
+A trampoline is a list of pieces, each the equivalent of one original
+instruction (a site with its check before it) or a jump back. Sizes do not
+depend on the address, so a trampoline is measured, then placed, then encoded.
+
+Bytes are copied, never re-encoded: only rip-relative displacements and direct
+branches change (short branches become near ones).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from rewriter.decode import Flow, Insn
+from rewriter.kinds import Kind
+from rewriter.templates import Check
+
+JUMP: Final = 5
+_BRANCH_PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0xF2, 0xF3))
+
+
+class OutOfReach(Exception):
+    """A displacement does not fit 32 bits at the place chosen."""
+
+
+class Piece(NamedTuple):
+    """One step of a trampoline.
+
+    `address` is the original boundary it stands for (None for a jump back, whose
+    destination is then `back`); `insn` what to copy; `check` goes before it.
+    """
+
+    address: int | None
+    insn: Insn | None
+    check: Check | None = None
+    back: int = 0
+
+
+@dataclass(frozen=True)
+class PlacedPiece:
+    """Where a piece's parts ended up; link-time addresses."""
+
+    piece: Piece
+    start: int
+    native: int
+    end: int
+    trap: int
+    """address of the `8e c8`, 0 without a check"""
+
+
+def without_lock(insn: Insn) -> Insn:
+    """The instruction that begins behind a LOCK prefix, as a jump over the prefix runs it."""
+    assert insn.raw[0] == 0xF0
+    return insn._replace(
+        address=insn.address + 1,
+        raw=insn.raw[1:],
+        displacement=max(insn.displacement - 1, 0),
+        kind=Kind.XCHG if insn.raw[1] in (0x86, 0x87) else None,
+    )
+
+
+def movable(insn: Insn) -> bool:
+    """Whether an instruction may run at another address."""
+    return insn.flow is not Flow.PINNED
+
+
+def moved_length(insn: Insn) -> int:
+    """Bytes of the instruction once moved."""
+    if insn.flow is Flow.JCC:
+        return 6
+    return JUMP if insn.flow is Flow.JMP else len(insn.raw)
+
+
+def size_of(pieces: tuple[Piece, ...]) -> int:
+    """Bytes of a trampoline, wherever it is placed."""
+    return sum(_piece_size(p) for p in pieces)
+
+
+def _piece_size(p: Piece) -> int:
+    if p.insn is None:
+        return JUMP
+    return (len(p.check.code) if p.check else 0) + moved_length(p.insn)
+
+
+def lay_out(pieces: tuple[Piece, ...], at: int) -> list[PlacedPiece]:
+    """The addresses of each piece of a trampoline placed at `at`."""
+    out = []
+    for p in pieces:
+        check = len(p.check.code) if p.check else 0
+        end = at + _piece_size(p)
+        out.append(PlacedPiece(p, at, at + check, end, at + p.check.trap if p.check else 0))
+        at = end
+    return out
+
+
+def encode(placed: list[PlacedPiece]) -> bytes:
+    """The bytes of a placed trampoline; OutOfReach when a displacement overflows."""
+    inside = {p.piece.address: p.start for p in placed if p.piece.address is not None}
+    out = bytearray()
+    for p in placed:
+        if p.piece.insn is None:
+            out += jump(p.start, p.piece.back)
+            continue
+        if p.piece.check:
+            out += p.piece.check.code
+        out += _moved(p.piece.insn, p.native, inside)
+    return bytes(out)
+
+
+def jump(at: int, to: int) -> bytes:
+    """`jmp rel32` from `at` to `to`."""
+    return b"\xe9" + _rel32(to - at - JUMP)
+
+
+def _rel32(value: int) -> bytes:
+    if not -(1 << 31) <= value < 1 << 31:
+        raise OutOfReach
+    return struct.pack("<i", value)
+
+
+def _moved(insn: Insn, at: int, inside: dict[int, int]) -> bytes:
+    if insn.flow is Flow.JMP:
+        return jump(at, inside.get(insn.target, insn.target))
+    if insn.flow is Flow.JCC:
+        raw = insn.raw
+        i = 0
+        while raw[i] in _BRANCH_PREFIXES or 0x40 <= raw[i] <= 0x4F:
+            i += 1
+        condition = (raw[i + 1] if raw[i] == 0x0F else raw[i]) & 0x0F
+        to = inside.get(insn.target, insn.target)
+        return bytes((0x0F, 0x80 | condition)) + _rel32(to - at - 6)
+    if insn.displacement:
+        end = at + len(insn.raw)
+        d = insn.displacement
+        return insn.raw[:d] + _rel32(insn.target - end) + insn.raw[d + 4 :]
+    return insn.raw

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One file's bytes in, the rewritten file's bytes and its side map out."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from typing import Any
+
+from rewriter.elf import Elf
+from rewriter.emit import emit
+from rewriter.errors import Corrupt
+from rewriter.kinds import ARMED_ADDRESS, Kind
+from rewriter.plan import Options, Plan, make_plan
+from rewriter.sidemap import SideMap
+
+
+def plan_bytes(data: bytes, name: str, options: Options) -> Plan:
+    """The plan for a file; RewriteError, and no other exception, when it cannot be had."""
+    try:
+        return make_plan(Elf(data, name), options)
+    except (ValueError, IndexError, OverflowError, struct.error, MemoryError) as e:
+        # Numbers of the file that no check foresaw. Still the file's doing.
+        reason = f"its tables contradict themselves ({type(e).__name__})"
+        raise Corrupt(name, reason) from e
+
+
+def rewrite_bytes(
+    data: bytes,
+    name: str,
+    *,
+    armed_address: int = ARMED_ADDRESS,
+    always_trap: frozenset[Kind] = frozenset(),
+) -> tuple[bytes | None, SideMap]:
+    """The rewritten file (None when it has no site) and its side map; RewriteError."""
+    plan = plan_bytes(data, name, Options(armed_address, always_trap))
+    header: dict[str, Any] = {"name": name, "unchanged": not plan.placed}
+    if not plan.placed:
+        return None, SideMap(header, {}, {}, ())
+    header["tactics"] = dict(Counter(plan.tactic_of().values()))
+    out, extra = emit(plan)
+    return out, SideMap(header, plan.redirects, plan.traps, extra)

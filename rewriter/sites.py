@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finding every synchronization instruction of a file.
+
+Three sources of code, from the surest to the least sure:
+
+1. ranges: frame descriptions, the function table of Go, symbols with a size.
+   Each is swept linearly. Only those that hold a candidate byte are.
+2. gaps between ranges, followed from strong roots only (symbols, the entry
+   point, relocations, direct branches), as control flows. A linear sweep of
+   gaps would take data for code: 392 sites that are none in libcrypto alone.
+3. nothing else: what no root reaches is not touched.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from rewriter.candidates import NEAR, branches_into, code_areas, entry_points, site_candidates
+from rewriter.decode import Flow, Insn, Sweep, details, sweep
+from rewriter.elf import Elf, Symbol
+from rewriter.errors import Corrupt
+from rewriter.frames import Fde, call_sites, read_frames
+from rewriter.golang import go_functions
+from rewriter.kinds import Kind, Site
+from rewriter.relocs import relocated_words
+
+_TRACE_MAX: Final = 2_000_000
+_LSDA_MAX: Final = 200_000
+
+
+@dataclass
+class Code:
+    """What is known of a file's code.
+
+    `ranges` are disjoint (start, end), ascending; `swept` the sweeps of those
+    that were decoded, by start; `sites` ascending; `entries` addresses near a
+    site that may be jumped to; `in_ranges` how many sites lie in ranges.
+    """
+
+    elf: Elf
+    ranges: list[tuple[int, int]]
+    frames: list[Fde]
+    symbols: list[Symbol]
+    swept: dict[int, Sweep] = field(default_factory=dict)
+    sites: list[Site] = field(default_factory=list)
+    entries: set[int] = field(default_factory=set)
+    in_ranges: int = 0
+    is_go: bool = False
+    _keys: list[int] = field(default_factory=list)
+
+    def sweep_of(self, address: int) -> Sweep | None:
+        """The sweep that holds an instruction at exactly `address`."""
+        s = self._sweeps_at(address)
+        if s is None or address >= s.end:
+            return None
+        i = bisect.bisect_left(s.starts, address)
+        return s if i < len(s.starts) and s.starts[i] == address else None
+
+    def _sweeps_at(self, address: int) -> Sweep | None:
+        if len(self._keys) != len(self.swept):
+            self._keys = sorted(self.swept)
+        i = bisect.bisect_right(self._keys, address) - 1
+        return self.swept[self._keys[i]] if i >= 0 else None
+
+    def function_at(self, address: int) -> str:
+        """Name of the function around an address, '' when no symbol tells."""
+        i = bisect.bisect_right(self.symbols, address, key=lambda s: s.address) - 1
+        if i < 0:
+            return ""
+        s = self.symbols[i]
+        if s.size:
+            return s.name if address < s.address + s.size else ""
+        frame = self.frame_at(address)
+        return s.name if frame is not None and frame.start <= s.address else ""
+
+    def frame_at(self, address: int) -> Fde | None:
+        """The frame description whose range holds an address."""
+        i = bisect.bisect_right(self.frames, address, key=lambda f: f.start) - 1
+        return self.frames[i] if i >= 0 and address < self.frames[i].end else None
+
+
+def find_code(elf: Elf, *, everything: bool = False) -> Code:
+    """Find the sites of a file and the entry points around them.
+
+    `everything` sweeps every range, candidate or not (a check of the filter).
+    """
+    frames = read_frames(elf)
+    symbols = elf.functions()
+    go = go_functions(elf)
+    code = Code(elf, _ranges(elf, frames, symbols, go), frames, symbols, is_go=bool(go))
+    candidates = site_candidates(elf)
+    _sweep_ranges(code, candidates, everything)
+    code.in_ranges = sum(len(s.sites) for s in code.swept.values())
+    if len(candidates) or everything:
+        _trace_gaps(code, candidates)
+    code.sites = sorted(site for s in code.swept.values() for site in s.sites)
+    if code.sites:
+        _collect_entries(code)
+    return code
+
+
+def _ranges(
+    elf: Elf, frames: list[Fde], symbols: list[Symbol], go: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Disjoint code ranges: frames first, then Go's functions, then sized symbols in between."""
+    out = [(f.start, f.end) for f in frames]
+    for more in (go, [(s.address, s.address + s.size) for s in symbols if s.size]):
+        if not more:
+            continue
+        merged = []
+        starts = [r[0] for r in out]
+        end = 0
+        for lo, hi in sorted(more):
+            i = bisect.bisect_right(starts, lo) - 1
+            covered = i >= 0 and out[i][1] > lo
+            following = i + 1 < len(out) and out[i + 1][0] < hi
+            if covered or following or lo < end or not elf.is_code(lo) or not elf.is_code(hi - 1):
+                continue
+            if _is_clean(elf, lo, hi):
+                merged.append((lo, hi))
+                end = hi
+        out = sorted(out + merged)
+    return out
+
+
+def _is_clean(elf: Elf, lo: int, hi: int) -> bool:
+    """Whether a symbol's range decodes to its end: hand-written code may hold tables."""
+    s = sweep(elf.bits, elf.read(lo, hi - lo), lo)
+    return s.end == hi
+
+
+def _sweep_ranges(code: Code, candidates: np.ndarray, everything: bool) -> None:
+    elf = code.elf
+    if not code.ranges:
+        return
+    starts = np.array([r[0] for r in code.ranges], np.int64)
+    ends = np.array([r[1] for r in code.ranges], np.int64)
+    at = np.searchsorted(starts, candidates, side="right") - 1
+    at = at[(at >= 0) & (candidates < ends[np.maximum(at, 0)])]
+    chosen = range(len(starts)) if everything else np.unique(at).tolist()
+    for i in chosen:
+        lo, hi = code.ranges[i]
+        s = sweep(elf.bits, elf.read(lo, hi - lo), lo)
+        if s.sites:
+            code.swept[lo] = s
+            # Short branches reach 128 bytes: neighbours may aim beside a site.
+            for j in (i - 1, i + 1):
+                if 0 <= j < len(starts) and code.ranges[j][0] not in code.swept:
+                    a, b = code.ranges[j]
+                    if b - a < 1 << 16 and (lo - b if j < i else a - hi) < 128:
+                        code.swept[a] = sweep(elf.bits, elf.read(a, b - a), a)
+
+
+def _gaps(code: Code) -> list[tuple[int, int]]:
+    """What code areas hold outside the ranges."""
+    out = []
+    for lo, hi in code_areas(code.elf):
+        i = bisect.bisect_right(code.ranges, (lo, 1 << 63)) - 1
+        if i >= 0:
+            lo = max(lo, code.ranges[i][1])
+        for a, b in code.ranges[max(i + 1, 0) :]:
+            if a >= hi:
+                break
+            if lo < a:
+                out.append((lo, a))
+            lo = max(lo, b)
+        if lo < hi:
+            out.append((lo, hi))
+    return out
+
+
+def _trace_gaps(code: Code, candidates: np.ndarray) -> None:
+    """Follow control flow inside the gaps and add what it reaches as sweeps."""
+    gaps = _gaps(code)
+    if not gaps or not _holds(gaps, candidates):
+        return
+    elf = code.elf
+    roots = {elf.entry} | {s.address for s in code.symbols} | relocated_words(elf)
+    known: dict[int, Sweep] = {}
+    sources, targets = branches_into(elf, gaps)
+    for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
+        if target not in roots and _is_boundary(code, known, source):
+            roots.add(target)
+    for lo, hi in gaps:
+        inside = sorted(r for r in roots if lo <= r < hi)
+        if not inside:
+            continue
+        # A gap without candidates has no site, but may branch into one with.
+        insns, leaving = _trace(elf, lo, hi, inside)
+        roots |= leaving
+        _add_traced(code, insns)
+
+
+def _holds(gaps: list[tuple[int, int]], candidates: np.ndarray) -> bool:
+    starts = [g[0] for g in gaps]
+    at = np.searchsorted(np.array(starts, np.int64), candidates, side="right") - 1
+    ends = np.array([g[1] for g in gaps], np.int64)
+    return bool(((at >= 0) & (candidates < ends[np.maximum(at, 0)])).any())
+
+
+def _is_boundary(code: Code, known: dict[int, Sweep], address: int) -> bool:
+    """Whether an instruction with a branch at `address` really begins there, in a range."""
+    i = bisect.bisect_right(code.ranges, (address, 1 << 63)) - 1
+    if i < 0 or code.ranges[i][1] <= address:
+        return False
+    lo, hi = code.ranges[i]
+    s = code.swept.get(lo) or known.get(lo)
+    if s is None:
+        s = known[lo] = sweep(code.elf.bits, code.elf.read(lo, hi - lo), lo)
+    k = bisect.bisect_right(s.starts, address) - 1
+    # A lea has its opcode behind a REX prefix.
+    return k >= 0 and (s.starts[k] == address or s.starts[k] == address - 1)
+
+
+def _trace(elf: Elf, lo: int, hi: int, roots: list[int]) -> tuple[dict[int, Insn], set[int]]:
+    """Recursive descent within [lo, hi): instructions by address, branch targets outside."""
+    insns: dict[int, Insn] = {}
+    leaving: set[int] = set()
+    work = list(roots)
+    while work:
+        at = work.pop()
+        if not lo <= at < hi or at in insns:
+            if not lo <= at < hi:
+                leaving.add(at)
+            continue
+        for insn in details(elf.bits, elf.read(at, min(hi - at, 1 << 20)), at):
+            if insn.address in insns or len(insns) > _TRACE_MAX:
+                break
+            insns[insn.address] = insn
+            if insn.flow in (Flow.JCC, Flow.JMP):
+                work.append(insn.target)
+            if insn.flow in (Flow.JMP, Flow.END) or insn.stops:
+                break
+    return insns, leaving
+
+
+def _add_traced(code: Code, insns: dict[int, Insn]) -> None:
+    """Turn traced instructions into sweeps, one for each contiguous run; drop overlaps."""
+    run: list[Insn] = []
+    for address in sorted(insns):
+        insn = insns[address]
+        if run and run[-1].end > address:
+            # Two readings of the same bytes: neither can be trusted.
+            run = []
+            continue
+        if run and run[-1].end != address:
+            _add_run(code, run)
+            run = []
+        run.append(insn)
+    _add_run(code, run)
+
+
+def _add_run(code: Code, run: list[Insn]) -> None:
+    if not run:
+        return
+    sites = [Site(i.address, i.length, i.kind) for i in run if i.kind is not None]
+    targets = {i.target for i in run if i.flow in (Flow.JCC, Flow.JMP)}
+    falls = run[-1].flow not in (Flow.JMP, Flow.END)
+    code.swept[run[0].address] = Sweep(
+        run[0].address, run[-1].end, [i.address for i in run], sites, targets, falls
+    )
+
+
+def _collect_entries(code: Code) -> None:
+    addresses = np.array([s.address for s in code.sites], np.int64)
+    entries = entry_points(code.elf, addresses)
+    for s in code.swept.values():
+        entries |= s.targets
+    entries.update(s.address for s in code.symbols)
+    entries.update(f.start for f in code.frames)
+    for f in [f for f in code.frames if f.lsda][:_LSDA_MAX]:
+        entries.update(c.pad for c in call_sites(code.elf, f) if c.pad)
+    near = set()
+    for address in entries:
+        i = bisect.bisect_left(addresses, address - NEAR)
+        if i < len(addresses) and addresses[i] <= address + NEAR:
+            near.add(address)
+    code.entries = near
+
+
+def iterate_kinds(sites: list[Site]) -> Iterator[tuple[Kind, int]]:
+    """(kind, number of sites), in the order of the table of kinds."""
+    for kind in Kind:
+        number = sum(1 for s in sites if s.kind is kind)
+        if number:
+            yield kind, number
+
+
+def check_code(code: Code) -> None:
+    """Raise Corrupt when sites overlap, as no honest file's do."""
+    for a, b in pairwise(code.sites):
+        if a.address + a.length > b.address:
+            raise Corrupt(code.elf.name, f"code at {b.address:#x} overlaps itself")

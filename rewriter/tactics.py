@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ways to divert control at a site, in order of preference.
+
+Each tactic looks at a site and its neighbours and gives a patch or nothing;
+the first patch is taken. The order is by cost at run time:
+
+    lock-group        a jump over the LOCK prefix: both paths, as one
+    direct            jmp rel32 over a site of 5 bytes or more
+    following         ... over the site and instructions after it
+    preceding         ... over instructions before it, and after it if need be
+    split             jumps over LOCK from afar, diverted by the redirect map
+    padding           a 2-byte jump to a jmp rel32 in padding between functions
+    in-place          8e c8 over the site, the instruction out of line: a trap each time
+
+Invariant: no patch covers an address in `entries` but at its start; a boundary
+that analysis took for unreachable is covered by the redirect map.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from rewriter.decode import Flow, Insn
+from rewriter.kinds import Kind, Site
+from rewriter.relocate import JUMP, Piece, movable, without_lock
+from rewriter.templates import Check
+
+SHORT_JUMP: Final = 2
+_ABSORB_MAX: Final = 4
+_SHORT_BACK, _SHORT_FORWARD = -128, 127
+
+
+class Patch(NamedTuple):
+    """Bytes [start, end) of the text to overwrite, and the trampoline they lead to.
+
+    `boundaries` are the instruction starts inside, without the first; `pad` the
+    address of the padding a short jump goes through, 0 otherwise.
+    """
+
+    tactic: str
+    start: int
+    end: int
+    pieces: tuple[Piece, ...]
+    boundaries: tuple[int, ...]
+    pad: int = 0
+
+
+@dataclass
+class Place:
+    """What a tactic may look at.
+
+    `insns` are consecutive instructions around the site, `index` the site's;
+    `splits` are the targets of decoded branches, for jumps over a LOCK prefix
+    (`entries` is a superset, and would find some that are none); `floor` is the
+    first address free of earlier patches, `ceiling` the first past what may be
+    overwritten (the range's end and the padding behind it).
+    """
+
+    insns: list[Insn]
+    index: int
+    entries: set[int]
+    splits: set[int]
+    floor: int
+    ceiling: int
+    check: Callable[[Kind], Check]
+    pads: Pads
+    safe: bool
+    """whether a boundary that is jumped to can be made to trap (64-bit)"""
+
+    @property
+    def site(self) -> Insn:
+        """The site's instruction."""
+        return self.insns[self.index]
+
+    def piece(self, insn: Insn) -> Piece:
+        """An instruction as a step of a trampoline; a site brings its check."""
+        check = self.check(insn.kind) if insn.kind is not None else None
+        return Piece(insn.address, insn, check)
+
+    def is_entry(self, insn: Insn) -> bool:
+        """Whether something may jump to the instruction, or into its prefix."""
+        return insn.address in self.entries or self.is_split(insn)
+
+    def is_split(self, insn: Insn) -> bool:
+        """Whether something jumps over the instruction's LOCK prefix."""
+        return insn.raw[0] == 0xF0 and insn.address + 1 in self.splits
+
+
+@dataclass
+class Pads:
+    """Padding between functions, 5 bytes at a time; ascending addresses."""
+
+    free: list[int] = field(default_factory=list)
+
+    def take(self, lo: int, hi: int) -> int:
+        """An address of 5 free bytes in [lo, hi], 0 when there is none."""
+        i = bisect.bisect_left(self.free, lo)
+        if i < len(self.free) and self.free[i] <= hi:
+            return self.free.pop(i)
+        return 0
+
+    def drop(self, lo: int, hi: int) -> None:
+        """Padding that a patch overwrote is not free any more."""
+        while (i := bisect.bisect_left(self.free, lo - JUMP + 1)) < len(self.free):
+            if self.free[i] >= hi:
+                break
+            del self.free[i]
+
+
+def _cover(place: Place, first: int, last: int) -> tuple[tuple[Piece, ...], tuple[int, ...], int]:
+    """Pieces, inner boundaries and end of instructions first..last."""
+    insns = place.insns[first : last + 1]
+    pieces = [place.piece(i) for i in insns if not _is_filler(insns, i)]
+    end = insns[-1].end
+    if insns[len(pieces) - 1].flow not in (Flow.JMP, Flow.END):
+        pieces.append(Piece(None, None, None, end))
+    return tuple(pieces), tuple(i.address for i in insns[1 : len(pieces)]), end
+
+
+def _is_filler(insns: list[Insn], insn: Insn) -> bool:
+    """Whether an instruction comes after one that never goes on to it."""
+    return any(i.flow in (Flow.JMP, Flow.END) for i in insns if i.address < insn.address)
+
+
+def _extend(place: Place, first: int, last: int, need: int) -> int:
+    """The last index such that first..last spans `need` bytes by absorbing what follows; -1."""
+    ended = place.insns[last].flow in (Flow.JMP, Flow.END)
+    absorbed = 0
+    while place.insns[last].end - place.insns[first].address < need:
+        last += 1
+        absorbed += 1
+        if last >= len(place.insns) or place.insns[last].end > place.ceiling:
+            return -1
+        insn = place.insns[last]
+        if place.is_entry(insn):
+            return -1
+        if ended:
+            # Nothing runs on into these bytes: only padding may be there.
+            if not insn.filler:
+                return -1
+        elif not movable(insn) or absorbed > _ABSORB_MAX:
+            return -1
+        else:
+            ended = insn.flow in (Flow.JMP, Flow.END)
+    return last
+
+
+def lock_group(place: Place) -> Patch | None:
+    """`je .+1; lock insn`: both the branch and the instruction, each path in the trampoline."""
+    site, i = place.site, place.index
+    if not place.is_split(site) or i == 0:
+        return None
+    before = place.insns[i - 1]
+    if before.flow is not Flow.JCC or before.target != site.address + 1:
+        return None
+    if before.address < place.floor:
+        return None
+    if site.address in place.entries and not place.safe:
+        return None
+    if before.end != site.address or site.end - before.address < JUMP:
+        return None
+    bare = without_lock(site)
+    back = Piece(None, None, None, site.end)
+    pieces = (place.piece(before), place.piece(site), back, place.piece(bare), back)
+    inner = (site.address, bare.address)
+    return Patch("lock-group", before.address, site.end, pieces, inner)
+
+
+def direct(place: Place) -> Patch | None:
+    """The site alone is long enough."""
+    site = place.site
+    if site.length < JUMP or place.is_split(site) or site.address < place.floor:
+        return None
+    pieces, inner, end = _cover(place, place.index, place.index)
+    return Patch("direct", site.address, end, pieces, inner)
+
+
+def following(place: Place) -> Patch | None:
+    """The site and as many instructions after it as make 5 bytes."""
+    if place.is_split(place.site) or place.site.address < place.floor:
+        return None
+    last = _extend(place, place.index, place.index, JUMP)
+    if last < 0:
+        return None
+    pieces, inner, end = _cover(place, place.index, last)
+    return Patch("following", place.site.address, end, pieces, inner)
+
+
+def preceding(place: Place) -> Patch | None:
+    """Instructions before the site, and after it where these do not suffice."""
+    if place.is_split(place.site) or place.site.address in place.entries:
+        return None
+    for first in range(place.index - 1, max(place.index - 1 - _ABSORB_MAX, -1), -1):
+        insn = place.insns[first]
+        if insn.address < place.floor or not movable(insn) or place.is_split(insn):
+            return None
+        if insn.flow in (Flow.JMP, Flow.END) or insn.end != place.insns[first + 1].address:
+            return None
+        last = _extend(place, first, place.index, JUMP)
+        if last >= 0:
+            pieces, inner, end = _cover(place, first, last)
+            return Patch("preceding", insn.address, end, pieces, inner)
+        if insn.address in place.entries:
+            return None
+    return None
+
+
+def split(place: Place) -> Patch | None:
+    """A LOCK prefix jumped over from afar: that path goes through the redirect map."""
+    site = place.site
+    if not place.is_split(site) or not place.safe or site.address < place.floor:
+        return None
+    if site.length < JUMP:
+        return None
+    bare = without_lock(site)
+    back = Piece(None, None, None, site.end)
+    pieces = (place.piece(site), back, place.piece(bare), back)
+    return Patch("split", site.address, site.end, pieces, (bare.address,))
+
+
+def padding(place: Place) -> Patch | None:
+    """A short jump to padding that has room for the long one."""
+    site = place.site
+    if place.is_split(site) or site.address < place.floor or site.length < SHORT_JUMP:
+        return None
+    after = site.address + SHORT_JUMP
+    pad = place.pads.take(after + _SHORT_BACK, after + _SHORT_FORWARD)
+    if not pad:
+        return None
+    pieces, inner, end = _cover(place, place.index, place.index)
+    return Patch("padding", site.address, end, pieces, inner, pad)
+
+
+def in_place(place: Place) -> Patch | None:
+    """The trap itself, and the instruction out of line."""
+    site = place.site
+    if place.is_split(site) or site.address < place.floor:
+        return None
+    pieces = (Piece(site.address, site), Piece(None, None, None, site.end))
+    return Patch("in-place", site.address, site.end, pieces, ())
+
+
+TACTICS: Final[tuple[Callable[[Place], Patch | None], ...]] = (
+    lock_group,
+    direct,
+    following,
+    preceding,
+    split,
+    padding,
+    in_place,
+)
+TACTIC_NAMES: Final = tuple(t.__name__.replace("_", "-") for t in TACTICS)
+
+
+def choose(place: Place) -> Patch | None:
+    """The first patch a tactic offers; None when the site cannot be diverted soundly."""
+    for tactic in TACTICS:
+        patch = tactic(place)
+        if patch is not None:
+            return patch
+    return None
+
+
+def sites_of(patch: Patch) -> list[Site]:
+    """The sites a patch serves, those behind a jumped-over LOCK left out."""
+    return [
+        Site(p.insn.address, p.insn.length, p.insn.kind)
+        for p in patch.pieces
+        if p.insn is not None and p.insn.kind is not None
+    ]
