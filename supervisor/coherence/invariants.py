@@ -8,7 +8,7 @@ raises AssertionError: a breach is our own bug.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from supervisor.coherence import directory as dir_
 from supervisor.coherence.home import Home
@@ -40,18 +40,25 @@ def check_node(node: Node) -> None:
         assert own == set(node.fetching), "home's requests and transactions differ"
 
 
-def check_cluster(nodes: Sequence[Node], links: Links) -> None:
-    """At most one writer of a page, no reader beside it but a late one, equal copies."""
+def check_cluster(nodes: Sequence[Node], links: Links, pages: Iterable[int] = ()) -> None:
+    """At most one writer of a page, no reader beside it but a late one, equal copies.
+
+    `pages` are those to look at; none means every page that is not untouched.
+    """
     home = nodes[HOME].side
     assert isinstance(home, Home)
-    pages = {
+    for page in pages or touched_pages(nodes, home):
+        _check_page(nodes, home, links, page)
+
+
+def touched_pages(nodes: Sequence[Node], home: Home) -> set[int]:
+    maps = [home.directory.entries, *(node.pages.access for node in nodes)]
+    return {
         page
-        for node in nodes
-        for run in (*node.pages.access.touched(), *home.directory.entries.touched())
+        for each in maps
+        for run in each.touched()
         for page in range(run.first, run.first + run.count)
     }
-    for page in pages:
-        _check_page(nodes, home, links, page)
 
 
 def _check_page(nodes: Sequence[Node], home: Home, links: Links, page: int) -> None:
@@ -62,7 +69,9 @@ def _check_page(nodes: Sequence[Node], home: Home, links: Links, page: int) -> N
             continue
         where = f"page {page:#x} at host {node.host} (entry {entry})"
         if node.host == HOME:
-            assert entry in (dir_.EXCLUSIVE_AT_HOME,) or (entry < 0 and access == Access.READ), where
+            assert entry in (dir_.EXCLUSIVE_AT_HOME,) or (entry < 0 and access == Access.READ), (
+                where
+            )
         elif entry == node.host:
             continue
         else:

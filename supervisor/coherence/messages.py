@@ -125,17 +125,7 @@ class Tick(NamedTuple):
     now_us: int
 
 
-Event = (
-    Fault
-    | Released
-    | Cancelled
-    | Received
-    | Protected
-    | Discarded
-    | Serialize
-    | BusLock
-    | Tick
-)
+Event = Fault | Released | Cancelled | Received | Protected | Discarded | Serialize | BusLock | Tick
 
 # Effects ----------------------------------------------------------------------
 

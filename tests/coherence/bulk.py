@@ -35,6 +35,9 @@ class BulkCluster(Cluster):
         self.wants += wants
         return self.add_thread(host, ops)
 
+    def watched(self) -> set[int]:
+        return set(range(BASE, BASE + PAGES))
+
     def execute(self, thread: Thread) -> None:
         op, host = thread.ops[thread.at], thread.host
         needs = normalised(self.wants[op.value])

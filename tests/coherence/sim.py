@@ -169,8 +169,12 @@ class Cluster:
         for node in self.nodes:
             check_node(node)
         if not self.discarding:
-            check_cluster(self.nodes, self.under_way())
+            check_cluster(self.nodes, self.under_way(), self.watched())
             self.check_guests()
+
+    def watched(self) -> set[int]:
+        """Pages whose copies are compared after each step; none means all."""
+        return {page for page, _ in self.places}
 
     def under_way(self) -> dict[tuple[HostId, HostId], list[Message]]:
         """Messages on the links, and those whose sending has not been carried out."""

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Messages as bytes, and what a peer may do to us with bytes or with messages."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from supervisor.coherence import wire
+from supervisor.coherence.invariants import check_node
+from supervisor.coherence.messages import (
+    Access,
+    Content,
+    Fault,
+    Fetch,
+    Forget,
+    Grant,
+    Invalidate,
+    Message,
+    Part,
+    Protect,
+    Protected,
+    Recall,
+    Received,
+    Refused,
+    Released,
+    Run,
+    Yielded,
+)
+from supervisor.coherence.node import Node
+from supervisor.coherence.pages import run_of
+from supervisor.errors import PeerError
+from supervisor.units import HOME, PAGE_SIZE, HostId, PageNumber
+from tests.coherence.sim import SimMemory
+
+PAGE = b"x" * PAGE_SIZE
+READ_1 = run_of(1, 1, Access.READ)
+
+
+def part(first: int, count: int, content: Content, access: Access = Access.READ) -> Part:
+    return Part(PageNumber(first), count, access, content)
+
+
+GOOD: list[Message] = [
+    Fetch(1, (READ_1, run_of(3, 2, Access.WRITE)), 7, 2),
+    Grant(1, (part(1, 1, Content.DATA), part(2, 9, Content.ZERO)), PAGE, True),
+    Refused(4),
+    Recall(9, (run_of(1, 1, Access.NONE),), (run_of(5, 1, Access.READ),)),
+    Yielded(9, (part(1, 2, Content.DATA),), PAGE * 2),
+    Invalidate((run_of(1, 1, Access.NONE), run_of(7, 1, Access.NONE))),
+    Forget(PageNumber(0), 1 << 40),
+]
+
+
+@pytest.mark.parametrize("message", GOOD, ids=lambda message: type(message).__name__)
+def test_round_trip(message: Message) -> None:
+    assert wire.decode(wire.encode(message)) == message
+
+
+LIES: list[Message] = [
+    Fetch(1, (), 0, 0),
+    Fetch(-1, (READ_1,), 0, 0),
+    Fetch(1, (run_of(3, 2, Access.READ), READ_1), 0, 0),
+    Fetch(1, (run_of(1, 0, Access.READ),), 0, 0),
+    Fetch(1, (run_of(1, 1 << 40, Access.READ),), 0, 0),
+    Fetch(1, (run_of(-5, 1, Access.READ),), 0, 0),
+    Fetch(1, (run_of((1 << 52) - 1, 2, Access.READ),), 0, 0),
+    Fetch(1, (run_of(1, 1, Access.NONE),), 0, 0),
+    Grant(1, (part(1, 2, Content.DATA),), PAGE, True),
+    Grant(1, (part(1, 1, Content.ZERO),), PAGE, True),
+    Grant(1, (part(1, 1, Content.DATA),), PAGE[:-1], True),
+    Grant(1, (part(1, 2, Content.ZERO), part(2, 1, Content.ZERO)), b"", True),
+    Yielded(1, (part(1 << 52, 1, Content.ZERO),), b""),
+    Invalidate((run_of(7, 1, Access.NONE), run_of(1, 1, Access.NONE))),
+    Recall(1, (run_of(1, -1, Access.NONE),), ()),
+    Forget(PageNumber(1), 0),
+]
+
+
+@pytest.mark.parametrize("message", LIES, ids=repr)
+def test_lies_are_refused(message: Message) -> None:
+    with pytest.raises(PeerError):
+        wire.decode(wire.encode(message))
+
+
+def test_malformed_bytes_are_refused() -> None:
+    rng = random.Random(1)
+    survivors = 0
+    for _ in range(4000):
+        data = bytearray(wire.encode(rng.choice(GOOD)))
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(min(len(data), 40))] = rng.randrange(256)
+        if rng.random() < 0.3:
+            del data[rng.randrange(len(data)) :]
+        try:
+            wire.decode(bytes(data))
+            survivors += 1
+        except PeerError:
+            pass
+    assert survivors < 3000  # a changed number may be as good as the old one
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x93" * 5000, msgspec.msgpack.encode(["no", 1])])
+def test_bytes_that_are_no_message(data: bytes) -> None:
+    with pytest.raises(PeerError):
+        wire.decode(data)
+
+
+def _random_runs(rng: random.Random, accesses: tuple[Access, ...]) -> tuple[Run, ...]:
+    runs, page = [], 0
+    for _ in range(rng.randint(1, 3)):
+        page += rng.randint(0, 2)
+        count = rng.randint(1, 2)
+        runs.append(run_of(page, count, rng.choice(accesses)))
+        page += count
+    return tuple(runs)
+
+
+def _random_message(rng: random.Random, kinds: tuple[type[Message], ...]) -> Message:
+    kind, number = rng.choice(kinds), rng.randint(1, 3)
+    if kind is Fetch:
+        needs = _random_runs(rng, (Access.READ, Access.WRITE))
+        return Fetch(rng.randint(1, 9), needs, rng.randint(0, 300), rng.randint(0, 3))
+    if kind in (Grant, Yielded):
+        parts = tuple(
+            Part(*run, rng.choice(tuple(Content))) for run in _random_runs(rng, tuple(Access))
+        )
+        data = PAGE * sum(each.count for each in parts if each.content == Content.DATA)
+        if kind is Yielded:
+            return Yielded(number, parts, data)
+        return Grant(number, parts, data, rng.random() < 0.5)
+    if kind is Recall:
+        optional = () if rng.random() < 0.7 else _random_runs(rng, tuple(Access))
+        return Recall(number, _random_runs(rng, tuple(Access)), optional)
+    if kind is Invalidate:
+        return Invalidate(_random_runs(rng, (Access.NONE,)))
+    return Refused(number) if kind is Refused else Forget(PageNumber(rng.randint(0, 4)), 2)
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_node_survives_nonsense_or_says_peer_error(host: int) -> None:
+    """Well-formed messages at random: PeerError, or a state that still holds together."""
+    to_home = (Fetch, Yielded)
+    to_others = (Grant, Refused, Recall, Invalidate, Forget)
+    accepted = refused = 0
+    for seed in range(1500):
+        rng = random.Random(seed)
+        node = Node(HostId(host), 3, SimMemory())
+        try:
+            for requester in range(12):
+                if rng.random() < 0.4:
+                    needs = _random_runs(rng, (Access.READ, Access.WRITE))
+                    effects = node.step(Fault(requester, needs, 4))
+                    if rng.random() < 0.5:
+                        effects += node.step(Released(requester))
+                else:
+                    wrong = rng.random() < 0.02
+                    message = _random_message(
+                        rng, to_home if (host == HOME) != wrong else to_others
+                    )
+                    message = wire.decode(wire.encode(message))
+                    sender = HostId(rng.choice((1, 2)) if host == HOME else HOME)
+                    effects = node.step(Received(sender, message))
+                    accepted += 1
+                while effects:
+                    effect = effects.pop(0)
+                    if isinstance(effect, Protect):
+                        effects += node.step(Protected(effect.token))
+                check_node(node)
+        except PeerError:
+            refused += 1
+    assert accepted > 300 and refused > 500
+
+
+@pytest.mark.parametrize("sender", [-1, 0, 3])
+def test_messages_from_nowhere(sender: int) -> None:
+    node = Node(HOME, 3, SimMemory())
+    with pytest.raises(PeerError):
+        node.step(Received(HostId(sender), Refused(1)))
