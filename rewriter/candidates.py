@@ -128,7 +128,8 @@ class Windows:
             return addresses[:0]
         at = np.searchsorted(self.sites, addresses - NEAR)
         at = np.minimum(at, len(self.sites) - 1)
-        return addresses[np.abs(self.sites[at] - addresses) <= NEAR]
+        close: Array = addresses[np.abs(self.sites[at] - addresses) <= NEAR]
+        return close
 
 
 def entry_points(elf: Elf, sites: Array) -> set[int]:
