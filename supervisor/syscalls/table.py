@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table: a row for every system call number, and what is read off it.
+
+`python -m supervisor.syscalls.table` prints it as markdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from supervisor.arch import syscalls_x86_64
+from supervisor.errors import UnsupportedError
+from supervisor.syscalls import (
+    rows_control,
+    rows_files,
+    rows_ioctl,
+    rows_ipc,
+    rows_memory,
+    rows_network,
+    rows_process,
+    rows_system,
+)
+from supervisor.syscalls.spec import Row, Value, Where
+
+_ROOMS: Final = (
+    ("Files, directories, descriptors", rows_files.ROWS),
+    ("Control calls", rows_ioctl.ROWS + rows_control.ROWS),
+    ("Sockets", rows_network.ROWS),
+    ("Address space", rows_memory.ROWS),
+    ("Threads, processes, signals, time", rows_process.ROWS),
+    ("System V and POSIX queues, semaphores, shared memory", rows_ipc.ROWS),
+    ("The machine, and what is refused", rows_system.ROWS),
+)
+
+
+def assemble(rows: Iterable[Row], numbers: dict[str, int]) -> dict[int, Row]:
+    """Rows by number. KeyError for a name without a number, ValueError for a second row."""
+    table: dict[int, Row] = {}
+    for row in rows:
+        number = numbers[row.name]
+        if number in table:
+            raise ValueError(f"two rows for {row.name}")
+        table[number] = replace(row, number=number)
+    return table
+
+
+ROWS: Final[dict[int, Row]] = assemble(
+    (row for _, rows in _ROOMS for row in rows), syscalls_x86_64.NUMBERS
+)
+"""x86-64, every number that the kernel has."""
+
+native_everywhere: Final = frozenset(
+    number for number, row in ROWS.items() if row.where is Where.NATIVE
+)
+"""Calls that need no stop on any host."""
+
+native_at_home: Final = native_everywhere | frozenset(
+    number for number, row in ROWS.items() if row.where is Where.HOME_NATIVE
+)
+"""Calls that need no stop for a thread at home."""
+
+
+def row_of(number: int) -> Row:
+    """The row of a call; UnsupportedError, naming the number, if there is none."""
+    row = ROWS.get(number)
+    if row is None:
+        raise UnsupportedError(f"system call {number} is in no table of this version")
+    return row
+
+
+def is_plain(row: Row) -> bool:
+    """Whether home's kernel may run it as the program made it, once it has stopped."""
+    return (
+        row.where in (Where.HOME, Where.HOME_NATIVE, Where.NATIVE)
+        and row.choose is None
+        and not row.runs_as
+        and all(isinstance(kind, Value) for kind in row.args)
+    )
+
+
+def _markdown() -> Iterable[str]:
+    yield "# System calls"
+    yield ""
+    yield "Made by `python -m supervisor.syscalls.table`; x86-64."
+    yield ""
+    counts = {where: sum(row.where is where for row in ROWS.values()) for where in Where}
+    yield "| where | calls | meaning |"
+    yield "|---|---|---|"
+    meanings = {
+        Where.HOME: "marshalled, run on the thread's own task at home",
+        Where.NATIVE: "by the kernel of the thread's host, without a stop",
+        Where.HOME_NATIVE: "without a stop at home, sent home from elsewhere",
+        Where.SPACE: "a change of the address space, made for all hosts in one order",
+        Where.HANDLER: "by code of its own",
+        Where.ANSWER: "not run, answered as by a kernel without it",
+        Where.REFUSE: "not run, named in a message",
+    }
+    for where, meaning in meanings.items():
+        yield f"| {where.value} | {counts[where]} | {meaning} |"
+    for title, rows in _ROOMS:
+        yield ""
+        yield f"## {title}"
+        yield ""
+        yield "| number | call | where | pointers | remarks |"
+        yield "|---|---|---|---|---|"
+        numbered = (ROWS[syscalls_x86_64.NUMBERS[row.name]] for row in rows)
+        for row in sorted(numbered, key=lambda row: row.number):
+            yield _line(row)
+
+
+def _line(row: Row) -> str:
+    pointers = ", ".join(
+        f"{position + 1}: {kind_name}"
+        for position, kind in enumerate(row.args)
+        if not isinstance(kind, Value)
+        for kind_name in [type(kind).__name__.lower()]
+    )
+    where = row.where.value
+    remarks = [row.why] if row.why else []
+    if row.choose is not None:
+        where, pointers = "by argument", "by argument"
+    if row.handler and row.handler != row.name:
+        where += f" ({row.handler})"
+    if row.answer is not None:
+        remarks.insert(0, f"returns {row.answer}")
+    if row.runs_as:
+        remarks.append(f"runs as {row.runs_as}")
+    return f"| {row.number} | {row.name} | {where} | {pointers} | {'; '.join(remarks)} |"
+
+
+if __name__ == "__main__":
+    print("\n".join(_markdown()))
