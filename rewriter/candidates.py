@@ -87,8 +87,8 @@ def site_candidates(elf: Elf) -> Array:
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
-def _relative32(elf: Elf) -> Iterator[tuple[Array, Array]]:
-    """(source, target) addresses of all that could be a rel32 branch or a rip-relative lea."""
+def _relative32(elf: Elf, *, leas: bool) -> Iterator[tuple[Array, Array]]:
+    """(source, target) addresses of all that could be a rel32 branch, or a rip-relative lea."""
     for base, raw in _chunks(elf, 8):
         size = len(raw) - 8
         if size <= 0:
@@ -100,7 +100,7 @@ def _relative32(elf: Elf) -> Iterator[tuple[Array, Array]]:
             (np.flatnonzero((first == 0x0F) & _SHIFT_JCC[second]), 2),
             (np.flatnonzero((first == 0xC7) & (second == 0xF8)), 2),
         ]
-        if elf.bits == 64:
+        if leas and elf.bits == 64:
             forms.append((np.flatnonzero((first == 0x8D) & ((second & 0xC7) == 5)), 2))
         for at, skip in forms:
             at = at[at + skip + 4 <= len(raw)]
@@ -139,7 +139,7 @@ def entry_points(elf: Elf, sites: Array) -> set[int]:
     tables: list[Array] = []
     data_at = [(s.vaddr, s.file_end) for s in elf.loads if not s.flags & PF_X]
     data_at += [(s.vaddr, s.file_end) for s in elf.loads if s.flags & PF_X]
-    for _, target in _relative32(elf):
+    for _, target in _relative32(elf, leas=True):
         out.append(windows.near(target))
         for lo, hi in data_at:
             tables.append(target[(target >= lo) & (target < hi) & (target & 3 == 0)])
@@ -150,13 +150,17 @@ def entry_points(elf: Elf, sites: Array) -> set[int]:
 
 
 def branches_into(elf: Elf, gaps: list[tuple[int, int]]) -> tuple[Array, Array]:
-    """(sources, targets) of possible rel32 branches that land in one of the gaps."""
+    """(sources, targets) of possible rel32 branches that land in one of the gaps.
+
+    A `lea` of an address in a gap is no root: hand-written code keeps its
+    constants there (SHA-256's, in libcrypto).
+    """
     if not gaps:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     lows = np.array([g[0] for g in gaps], np.int64)
     highs = np.array([g[1] for g in gaps], np.int64)
     sources, targets = [], []
-    for source, target in _relative32(elf):
+    for source, target in _relative32(elf, leas=False):
         at = np.searchsorted(lows, target, side="right") - 1
         inside = (at >= 0) & (target < highs[np.maximum(at, 0)])
         sources.append(source[inside])

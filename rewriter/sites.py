@@ -214,8 +214,8 @@ def _is_boundary(code: Code, known: dict[int, Sweep], address: int) -> bool:
     if s is None:
         s = known[lo] = sweep(code.elf.bits, code.elf.read(lo, hi - lo), lo)
     k = bisect.bisect_right(s.starts, address) - 1
-    # A lea has its opcode behind a REX prefix.
-    return k >= 0 and (s.starts[k] == address or s.starts[k] == address - 1)
+    # A prefix may stand before the opcode.
+    return k >= 0 and s.starts[k] in (address, address - 1) and s.end > address
 
 
 def _trace(elf: Elf, lo: int, hi: int, roots: list[int]) -> tuple[dict[int, Insn], set[int]]:
