@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
 from supervisor.tracee import control, inject, ptrace
-from supervisor.tracee.bootstrap import make_agent_thread, map_control_block
+from supervisor.tracee.bootstrap import Caller, make_agent_thread, map_control_block
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
-from supervisor.tracee.maps import Mapping, read_maps
+from supervisor.tracee.maps import read_maps
 from supervisor.tracee.memory import GuestMemory, ProcessBacking
 from supervisor.units import PAGE_SIZE, round_up
 
@@ -58,7 +58,7 @@ class HomeImage(NamedTuple):
     agent: Agent
     space: AddressSpace
     break_start: int
-    memory_descriptor: int
+    native: ProcessBacking
     """/proc/PID/mem of the program, for reading what is not on guest memory."""
     loaded: dict[str, int]
     """Load bias of each file that the kernel mapped (the program, its linker)."""
@@ -74,8 +74,6 @@ def take_over(
 ) -> HomeImage:
     """Prepare a program that stands in its exec stop."""
     map_control_block(pid, block)
-    from supervisor.tracee.bootstrap import Caller
-
     caller = Caller(pid, control.GADGET)
     caller.must(
         inject.SYS_MMAP, SCRATCH_BASE, scratch_size, READ | WRITE,
@@ -120,7 +118,7 @@ def take_over(
         loaded[path] = bias
         if replacement is not None:
             _lay_over(agent, space, memory, native, path, bias, replacement)
-    return HomeImage(pid, agent, space, break_start, process_memory, loaded)
+    return HomeImage(pid, agent, space, break_start, native, loaded)
 
 
 def _stack_bottom(top: int) -> int:
@@ -145,22 +143,24 @@ def _hide_vdso(stack: bytearray, at: int) -> None:
         at += 16
 
 
-def _first_address(path: str) -> int:
-    """Link-time address of the first page of an ELF file's lowest segment."""
+def loadable_segments(path: str) -> list[tuple[int, int]]:
+    """(file offset, link-time address) of each PT_LOAD of an ELF64 file."""
     with open(path, "rb") as file:
         header = file.read(64)
-        table, size, count = (
-            struct.unpack_from("<Q", header, 32)[0],
-            *struct.unpack_from("<HH", header, 54),
-        )
+        table = struct.unpack_from("<Q", header, 32)[0]
+        size, count = struct.unpack_from("<HH", header, 54)
         file.seek(table)
         entries = file.read(size * count)
-    addresses = [
-        struct.unpack_from("<Q", entries, at + 16)[0]
+    return [
+        struct.unpack_from("<QQ", entries, at + 8)
         for at in range(0, size * count, size)
         if struct.unpack_from("<I", entries, at)[0] == 1
     ]
-    return int(min(addresses)) & ~(PAGE_SIZE - 1)
+
+
+def _first_address(path: str) -> int:
+    """Link-time address of the first page of an ELF file's lowest segment."""
+    return min(address for _, address in loadable_segments(path)) & ~(PAGE_SIZE - 1)
 
 
 def _lay_over(
@@ -200,5 +200,3 @@ def _lay_over(
     calls.append((inject.SYS_CLOSE, descriptor))
     agent.check(calls)
 
-
-__all__ = ["HomeImage", "Mapping", "Segment", "Substitute", "take_over"]

@@ -117,6 +117,14 @@ class Agent:
         born, self.born = self.born, []
         return born
 
+    def quit(self) -> None:
+        """Let the agent exit: it must not outlive the program's last thread."""
+        self.control.write_calls([(SYS_EXIT, 0)])
+        try:
+            ptrace.cont(self.tid)
+        except ptrace.TraceeGone:
+            pass
+
     def map_guest(self, start: int, length: int, protection: int) -> tuple[int, ...]:
         """The call that maps guest memory at its own address."""
         return (

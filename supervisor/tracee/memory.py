@@ -17,6 +17,7 @@ import os
 from bisect import bisect_right
 from typing import Final, Protocol
 
+from supervisor.tracee import ptrace
 from supervisor.units import PAGE_SHIFT, PAGE_SIZE, PageNumber
 
 ADDRESS_SPACE_SIZE: Final = 1 << 47
@@ -169,6 +170,12 @@ class GuestMemory:
                     written += os.pwrite(self.descriptor, piece[written:], start + written)
             at += size
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy bytes inside guest memory; a whole piece of zeros is not written."""
+        data = self.read_bytes(source, length)
+        if data.count(0) != length:
+            self.write_bytes(target, data)
+
     # Pages (the coherence node's Memory) --------------------------------------------
 
     def read(self, first: PageNumber, count: int) -> bytes:
@@ -180,18 +187,12 @@ class GuestMemory:
 
     def zero(self, first: PageNumber, count: int) -> None:
         """Make pages read as zero and give their memory back."""
-        _fallocate(
-            self.descriptor,
-            _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE,
-            first << PAGE_SHIFT,
-            count << PAGE_SHIFT,
-        )
+        punch(self.descriptor, first << PAGE_SHIFT, count << PAGE_SHIFT)
 
     def close(self) -> None:
         os.close(self.descriptor)
 
 
-def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
-    from supervisor.tracee import ptrace
-
-    ptrace.raw_syscall(285, descriptor, mode, offset, length)
+def punch(descriptor: int, offset: int, length: int) -> None:
+    """Make a range of a memfd read as zeros and give its memory back (fallocate(2))."""
+    ptrace.raw_syscall(285, descriptor, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length)

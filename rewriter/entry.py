@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The `dsmsup` command's entry point.
+
+It lives here, in a package no other distribution has, to tell the user in one
+line when the `supervisor` that Python imports is an unrelated one (a process
+control system of that name is on the package index).
+"""
+
+from __future__ import annotations
+
+import sys
+
+EXIT_FAILURE = 125
+
+
+def main() -> None:
+    try:
+        import supervisor
+
+        if not getattr(supervisor, "IS_DSMSUP", False):
+            raise ImportError(supervisor.__file__)
+    except ImportError as error:
+        print(
+            f"dsmsup: another package named 'supervisor' is installed here ({error}): "
+            "install dsmsup into an environment of its own (pipx install dsmsup, or a venv)",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_FAILURE)
+    from supervisor.cli import main as run
+
+    run()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The `dsmsup` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from supervisor import __version__
+from supervisor.errors import EXIT_FAILURE, DsmsupError
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class _Rewriting(click.Group):
+    """Adds the rewriter's own commands, imported only when asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), "rewrite", "sites", "cache"])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in ("rewrite", "sites", "cache"):
+            from rewriter.commands import commands
+
+            return next(command for command in commands if command.name == name)
+        return super().get_command(context, name)
+
+
+@click.group(cls=_Rewriting, context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="dsmsup")
+def cli() -> None:
+    """Run one unmodified multithreaded program over several hosts as one SMP machine."""
+
+
+@cli.command(
+    "exec",
+    context_settings={**_CONTEXT, "ignore_unknown_options": False, "allow_interspersed_args": False},
+)
+@click.option("-n", "n", metavar="N", help="Run on N virtual hosts of this machine.")
+@click.option("--hosts", metavar="N", help="Number of hosts of the cluster.")
+@click.option("--rendezvous", metavar="HOST:PORT", help="Where host 0 (home) listens.")
+@click.option("--key-file", metavar="FILE", help="The cluster's key (see `dsmsup keygen`).")
+@click.option("--host-id", metavar="ID", help="This host's id; 0 is home. Default: by arrival.")
+@click.option("--join-timeout", metavar="SECONDS", help="How long to wait for all hosts.")
+@click.option(
+    "--policy", type=click.Choice(["single-writer"]), default="single-writer",
+    envvar="DSMSUP_POLICY", show_default=True, help="Coherence policy.",
+)  # fmt: skip
+@click.option(
+    "--stats", "stats_path", metavar="FILE", envvar="DSMSUP_STATS",
+    type=click.Path(dir_okay=False), help="Write statistics as JSON at exit.",
+)  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Tell on stderr what happens.")
+@click.argument("program")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def exec_command(
+    n: str | None,
+    hosts: str | None,
+    rendezvous: str | None,
+    key_file: str | None,
+    host_id: str | None,
+    join_timeout: str | None,
+    policy: str,
+    stats_path: str | None,
+    verbose: bool,
+    program: str,
+    arguments: tuple[str, ...],
+) -> None:
+    """Run PROGRAM with ARGUMENTS, its threads spread over the hosts.
+
+    Give the same command on each host of a cluster, or -n N for N virtual hosts
+    of this machine (the default: as many as it has processors, at least 2).
+    Each cluster option can be given by an environment variable as well
+    (DSMSUP_HOSTS, DSMSUP_RENDEZVOUS, DSMSUP_KEY_FILE, ...), or comes from the
+    launcher (mpirun, srun, an indexed job).
+
+    Exit status: the program's own (128 + N if signal N killed it); 125 if
+    dsmsup fails, 126 if PROGRAM cannot be executed, 127 if it is not found.
+    """
+    from supervisor.cluster import launch, virtual
+    from supervisor.cluster.plan import VirtualPlan
+    from supervisor.program import find_program
+    from supervisor.run import Job, run_host
+
+    options = launch.LaunchOptions(n, hosts, rendezvous, key_file, host_id, join_timeout)
+    plan = launch.plan(options, os.environ, tuple(sorted(os.sched_getaffinity(0))))
+    is_virtual = isinstance(plan, VirtualPlan)
+    job = Job(program, list(arguments), policy, stats_path, verbose, is_virtual)
+    if isinstance(plan, VirtualPlan):
+        find_program(program)
+        group = virtual.spawn(plan, lambda child_plan: run_host(child_plan, job))
+        try:
+            status = run_host(group.plan, job, group.host_of)
+        finally:
+            group.reap()
+    else:
+        status = run_host(plan, job)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+def keygen(file: str) -> None:
+    """Make a key for a cluster in FILE, which all its hosts must have."""
+    from supervisor.cluster.auth import keygen as make_key
+
+    make_key(file)
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    print(f"dsmsup: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+def main() -> Any:
+    """Entry point: every failure is one line on stderr and a documented status."""
+    try:
+        sys.exit(cli.main(prog_name="dsmsup", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(EXIT_FAILURE)
+    except click.ClickException as error:
+        usage = " (see dsmsup --help)" if isinstance(error, click.UsageError) else ""
+        _fail(error.format_message().rstrip(".") + usage, EXIT_FAILURE)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except DsmsupError as error:
+        _fail(str(error), error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,687 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every host's supervisor does: coherence effects, page faults, operations, links.
+
+`Home` and `Lender` add what differs: where system calls run, and who starts
+and ends threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from select import EPOLLIN, EPOLLOUT
+from typing import Any, Final
+
+from supervisor.areas import EXEC, READ, WRITE, AddressSpace, Area, Kind
+from supervisor.cluster.transport import Link
+from supervisor.coherence import wire
+from supervisor.coherence.messages import (
+    Access,
+    Arm,
+    BusLock,
+    Cancelled,
+    Event,
+    Fault,
+    Protect,
+    Protected,
+    Received,
+    Released,
+    Resume,
+    Retry,
+    Run,
+    Send,
+    Serialize,
+    Tick,
+    WakeAt,
+)
+from supervisor.coherence.node import Node
+from supervisor.driver import messages
+from supervisor.driver.events import Events
+from supervisor.driver.messages import COHERENCE, CONTROL, ControlMessage
+from supervisor.driver.operations import Hold, Operation, Steps, Unhold
+from supervisor.driver.thread import Thread
+from supervisor.errors import DsmsupError, GuestDied, PeerError, PeerLost
+from supervisor.syscalls.call import Acquire
+from supervisor.tracee import inject, ptrace
+from supervisor.tracee.access import INSTRUCTION_LENGTH_MAX, AccessDecoder, needs_of_fault
+from supervisor.tracee.control import ControlBlock
+from supervisor.tracee.inject import Agent
+from supervisor.tracee.memory import GuestMemory
+from supervisor.tracee.stops import Stop, StopKind, drain
+from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, HostId, PageNumber
+
+HOLD_S: Final = 100e-6
+"""How long a granted page is kept from others if its thread has not been seen to progress."""
+SILENCE_S_MAX: Final = 4.0
+"""A host that says nothing for this long is lost (heartbeats come every half second)."""
+BEAT_S: Final = 0.5
+AHEAD_PAGES_MAX: Final = 1024
+
+_ALLOWED: Final = {
+    Access.NONE: 0,
+    Access.READ: READ | EXEC,
+    Access.WRITE: READ | WRITE | EXEC,
+}
+
+
+class Supervisor:
+    """One host's supervisor."""
+
+    def __init__(
+        self,
+        host: HostId,
+        hosts: int,
+        links: dict[HostId, Link],
+        names: list[str],
+        policy: str,
+        verbose: Callable[[str], None],
+    ) -> None:
+        self.host = host
+        self.hosts = hosts
+        self.links = links
+        self.names = names
+        self.verbose = verbose
+        self.events = Events()
+        self.memory = GuestMemory()
+        self.control = ControlBlock()
+        self.space = AddressSpace()
+        self.node = Node(host, hosts, self.memory, policy)
+        self.decoder = AccessDecoder()
+        self.agent: Agent
+        self.threads: dict[int, Thread] = {}
+        """By kernel task id on this host."""
+        self.finished = False
+        self.trouble: DsmsupError | None = None
+        self.counters = {"threads_started": 0, "traps": 0, "syscalls_forwarded": 0}
+        self.clock_offset_ns = 0
+        """What home's CLOCK_MONOTONIC is ahead of this host's."""
+        self.wall_offset_ns = 0
+        self._requester_ids = itertools.count(1)
+        self._requesters: dict[int, Thread | Operation] = {}
+        self._holders: dict[int, Operation] = {}
+        self._ready: deque[tuple[int, bool]] = deque()
+        self._held: dict[int, float] = {}
+        self._hold_timer = False
+        self._waiting: dict[Any, Operation] = {}
+        self._flush_wanted: set[HostId] = set()
+        self.events.on_children = self._on_children
+        for peer, link in links.items():
+            self.events.watch(link.fileno(), EPOLLIN, self._link_handler(peer, link))
+        if links:
+            self._beat()
+
+    # Links ------------------------------------------------------------------------
+
+    def _link_handler(self, peer: HostId, link: Link) -> Callable[[int], None]:
+        def on_ready(interest: int) -> None:
+            if interest & EPOLLOUT:
+                self._flush_wanted.add(peer)
+            if interest & ~EPOLLOUT:
+                try:
+                    frames = link.receive()
+                except PeerLost as error:
+                    self.peer_lost(peer, str(error))
+                    return
+                for kind, payload in frames:
+                    if kind == COHERENCE:
+                        self.step(Received(peer, wire.decode(payload)))
+                    elif kind == CONTROL:
+                        self.on_control(peer, messages.decode(payload))
+                if frames and self._held:
+                    self._release_held()
+
+        return on_ready
+
+    def send(self, host: HostId, message: ControlMessage) -> None:
+        link = self.links.get(host)
+        if link is not None:
+            link.send(CONTROL, messages.encode(message))
+            self._flush_wanted.add(host)
+
+    def flush_links(self) -> None:
+        if not self._flush_wanted:
+            return
+        wanted, self._flush_wanted = self._flush_wanted, set()
+        for host in wanted:
+            link = self.links.get(host)
+            if link is None:
+                continue
+            try:
+                drained = link.flush()
+            except PeerLost as error:
+                self.peer_lost(host, str(error))
+                continue
+            self.events.rewatch(link.fileno(), EPOLLIN if drained else EPOLLIN | EPOLLOUT)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        for host, link in list(self.links.items()):
+            link.beat(now)
+            self._flush_wanted.add(host)
+            if link.silent_s(now) > SILENCE_S_MAX:
+                self.peer_lost(host, f"nothing heard for {SILENCE_S_MAX:g} s")
+        self.events.at(now + BEAT_S, self._beat)
+
+    def drop_link(self, host: HostId) -> None:
+        link = self.links.pop(host, None)
+        if link is not None:
+            self.events.unwatch(link.fileno())
+            link.close()
+
+    def peer_lost(self, host: HostId, why: str) -> None:
+        raise NotImplementedError
+
+    def on_control(self, host: HostId, message: messages.AnyControl) -> None:
+        raise NotImplementedError
+
+    # Coherence --------------------------------------------------------------------
+
+    def step(self, event: Event) -> None:
+        """Step the node and carry its effects out, in order."""
+        pending: deque[Event] = deque((event,))
+        while pending:
+            for effect in self.node.step(pending.popleft()):
+                kind = type(effect)
+                if kind is Send:
+                    link = self.links.get(effect.host)
+                    if link is not None:
+                        link.send(COHERENCE, wire.encode(effect.message))
+                        self._flush_wanted.add(effect.host)
+                elif kind is Protect:
+                    self.protect(effect.runs)
+                    pending.append(Protected(effect.token))
+                elif kind is Resume:
+                    self._ready.append((effect.requester, False))
+                elif kind is Retry:
+                    self._ready.append((effect.requester, True))
+                elif kind is Arm:
+                    self.control.set_armed(effect.armed)
+                else:
+                    assert kind is WakeAt
+                    self.events.at(effect.now_us / 1e6, self._tick)
+
+    def _tick(self) -> None:
+        self.step(Tick(int(time.monotonic() * 1e6)))
+
+    def protect(self, runs: Iterable[Run]) -> None:
+        """Put coherence access into force: intersected with what the program asked for."""
+        calls: list[tuple[int, ...]] = []
+        for first, count, access in runs:
+            allowed = _ALLOWED[access]
+            start = first << PAGE_SHIFT
+            for area in self.space.pieces(start, start + (count << PAGE_SHIFT)):
+                if area.kind is not Kind.NATIVE or self.host != HOME:
+                    calls.append(
+                        (
+                            inject.SYS_MPROTECT, area.start, area.end - area.start,
+                            area.protection & allowed,
+                        )
+                    )  # fmt: skip
+        if calls:
+            self.agent.check(calls)
+
+    def apply_areas(self, areas: Iterable[Area]) -> None:
+        """Set the protection of areas anew from the node's state."""
+        for area in areas:
+            first = PageNumber(area.start >> PAGE_SHIFT)
+            self.protect(self.node.access_runs(first, (area.end - area.start) >> PAGE_SHIFT))
+
+    def run_ready(self) -> None:
+        """Go on with every requester whose pages are there."""
+        while self._ready:
+            requester, retry = self._ready.popleft()
+            owner = self._requesters.get(requester)
+            if isinstance(owner, Thread):
+                self._go_on_after_fault(owner, retry)
+            elif owner is not None:
+                self._acquired(owner, retry)
+            else:
+                holder = self._holders.get(requester)
+                if holder is None:
+                    self.step(Released(requester))  # its operation was given up
+                elif retry:
+                    self._holders.pop(requester)
+                    holder.hold_requester = 0
+                    self.advance(holder, None)
+                else:
+                    self.advance(holder, None)
+
+    def _release_held(self) -> None:
+        """Let granted pages go, those granted long enough ago, because somebody may ask."""
+        now = time.monotonic()
+        next_due = None
+        for requester, since in list(self._held.items()):
+            if now - since >= HOLD_S:
+                del self._held[requester]
+                self.step(Released(requester))
+            elif next_due is None or since + HOLD_S < next_due:
+                next_due = since + HOLD_S
+        if next_due is not None and not self._hold_timer:
+            self._hold_timer = True
+            self.events.at(next_due, self._on_hold_timer)
+
+    def _on_hold_timer(self) -> None:
+        self._hold_timer = False
+        if self._held:
+            self._release_held()
+
+    # Threads ------------------------------------------------------------------------
+
+    def add_thread(self, tid: int, task: int) -> Thread:
+        thread = Thread(tid, task, next(self._requester_ids))
+        self.threads[task] = thread
+        self._requesters[thread.requester] = thread
+        return thread
+
+    @staticmethod
+    def set_context(thread: Thread, registers: bytes) -> None:
+        """Take over a register set that another host sent."""
+        if len(registers) != ptrace.REGISTERS_SIZE:
+            raise PeerError("a register set of the wrong size")
+        ctypes.memmove(ctypes.addressof(thread.registers), registers, ptrace.REGISTERS_SIZE)
+
+    def remove_thread(self, thread: Thread) -> None:
+        self.threads.pop(thread.task, None)
+        self.forget_fault(thread)
+        self._requesters.pop(thread.requester, None)
+        operation = thread.operation
+        if operation is not None:
+            self.abandon(operation)
+
+    def forget_fault(self, thread: Thread) -> None:
+        self._held.pop(thread.requester, None)
+        self.step(Cancelled(thread.requester))
+
+    def resume(self, thread: Thread, signal_number: int = 0) -> None:
+        try:
+            ptrace.cont(thread.task, signal_number)
+        except ptrace.TraceeGone:
+            pass
+
+    # Stops --------------------------------------------------------------------------
+
+    def _on_children(self) -> None:
+        for stop in drain():
+            self.on_stop(stop)
+
+    def on_stop(self, stop: Stop) -> None:
+        thread = self.threads.get(stop.pid)
+        if thread is None:
+            self.on_unknown_stop(stop)
+            return
+        try:
+            kind = stop.kind
+            if kind is StopKind.SECCOMP:
+                self._made_progress(thread)
+                self.on_call(thread)
+            elif kind is StopKind.SIGNAL:
+                self._on_signal_stop(thread, stop.detail)
+            elif kind is StopKind.SYSCALL:
+                self.on_call_exit(thread)
+            elif kind is StopKind.EVENT:
+                self.on_event(thread, stop.detail)
+            elif kind is StopKind.GROUP_STOP:
+                self.on_group_stop(thread, stop.detail)
+            else:
+                self.on_thread_exit(thread, stop)
+        except ptrace.TraceeGone:
+            pass  # its exit is on the way
+
+    def on_unknown_stop(self, stop: Stop) -> None:
+        raise NotImplementedError
+
+    def on_call(self, thread: Thread) -> None:
+        raise NotImplementedError
+
+    def on_call_exit(self, thread: Thread) -> None:
+        raise NotImplementedError
+
+    def on_event(self, thread: Thread, event: int) -> None:
+        raise NotImplementedError
+
+    def on_group_stop(self, thread: Thread, detail: int) -> None:
+        raise NotImplementedError
+
+    def on_thread_exit(self, thread: Thread, stop: Stop) -> None:
+        raise NotImplementedError
+
+    def on_own_signal(self, thread: Thread, number: int) -> None:
+        """A signal that is the program's."""
+        raise NotImplementedError
+
+    def find_trap(self, address: int) -> tuple[int, bool] | None:
+        """Where a trap or redirect at this address goes on, and whether it is a trap."""
+        raise NotImplementedError
+
+    def _made_progress(self, thread: Thread) -> None:
+        if self._held.pop(thread.requester, None) is not None:
+            self.step(Released(thread.requester))
+
+    def on_native_signal(self, thread: Thread, number: int) -> None:
+        """A signal stop of a task that runs a native call at the gadget."""
+        raise NotImplementedError
+
+    def _on_signal_stop(self, thread: Thread, number: int) -> None:
+        if thread.native is not None:
+            self.on_native_signal(thread, number)
+            return
+        if number == signal.SIGSEGV:
+            _, code, address = ptrace.get_siginfo(thread.task)
+            registers = ptrace.get_registers(thread.task, thread.registers)
+            # SEGV_MAPERR and SEGV_ACCERR; others (a kill, a non-canonical address) are not ours.
+            if code in (1, 2) and self._page_fault(thread, address):
+                return
+            if self._redirected(thread):
+                return
+        elif number == signal.SIGTRAP:
+            _, code, _ = ptrace.get_siginfo(thread.task)
+            if thread.stepping and code > 0:
+                thread.stepping = False
+                self._made_progress(thread)
+                if thread.pending_signals:
+                    ptrace.get_registers(thread.task, thread.registers)
+                    self.deliver_pending(thread)
+                else:
+                    self.resume(thread)
+                return
+            registers = ptrace.get_registers(thread.task, thread.registers)
+            # int3 leaves rip behind itself.
+            registers.rip -= 1
+            if code == 0x80 and self._redirected(thread):
+                return
+            registers.rip += 1
+        elif number == signal.SIGILL:
+            ptrace.get_registers(thread.task, thread.registers)
+            if self._redirected(thread):
+                return
+        self._made_progress(thread)
+        self.on_own_signal(thread, number)
+
+    def _redirected(self, thread: Thread) -> bool:
+        """A trap site or an overwritten instruction boundary: go on where the map says."""
+        found = self.find_trap(thread.registers.rip)
+        if found is None:
+            return False
+        target, is_trap = found
+        if is_trap:
+            self.counters["traps"] += 1
+        thread.registers.rip = target
+        ptrace.set_registers(thread.task, thread.registers)
+        self._made_progress(thread)
+        if is_trap and self.node_wants_traps():
+            self._trap(thread)
+        else:
+            self.resume(thread)
+        return True
+
+    def node_wants_traps(self) -> bool:
+        return False
+
+    def _trap(self, thread: Thread) -> None:
+        """A synchronization instruction, about to run natively, must drain the store buffer."""
+        touched = self.decoder.touches(self._code_at(thread), thread.registers)
+        if touched:
+            needs = self._runs([(t.address, max(t.length, 1), Access.WRITE) for t in touched])
+            self.step(BusLock(thread.requester, needs))
+        else:
+            self.step(Serialize(thread.requester))
+
+    # Page faults --------------------------------------------------------------------
+
+    def _code_at(self, thread: Thread) -> bytes:
+        ip = thread.registers.rip
+        if self.decoder.cached(ip):
+            return b""
+        return self.memory.read_bytes(ip, INSTRUCTION_LENGTH_MAX)
+
+    def _page_fault(self, thread: Thread, address: int) -> bool:
+        """Ask for what the faulting instruction needs; False when the fault is the program's."""
+        area = self.space.find(address)
+        if area is None or not area.protection or area.kind is Kind.RESERVED:
+            return False
+        registers = thread.registers
+        touched = self.decoder.touches(self._code_at(thread), registers)
+        needs = needs_of_fault(touched, address)
+        ranges: list[tuple[int, int, Access]] = []
+        for touch_address, length, access in needs:
+            covers = touch_address <= address < touch_address + length
+            if covers:
+                if access is Access.WRITE and not area.protection & WRITE:
+                    return False
+                if 0 <= address - registers.rip < INSTRUCTION_LENGTH_MAX and not any(
+                    t.address <= address < t.address + max(t.length, 1) for t in touched
+                ):
+                    if not area.protection & EXEC:
+                        return False
+            elif not self.space.covers(
+                touch_address, touch_address + length, WRITE if access is Access.WRITE else 0
+            ):
+                continue  # this operand will fault on its own account
+            ranges.append((touch_address, length, access))
+        key = (registers.rip, address, registers.rsp, registers.rcx, registers.rax)
+        if self._held.pop(thread.requester, None) is not None:
+            self.step(Released(thread.requester))
+            if key == thread.fault_key:
+                thread.step_next = True  # the page was taken before the thread got to use it
+        runs = self._runs(ranges)
+        if self.node.satisfied(runs):
+            # Cured meanwhile by another thread's fault, or the access is more than decoded.
+            thread.cured = thread.cured + 1 if key == thread.fault_key else 1
+            thread.fault_key = key
+            if thread.cured < 3:
+                self.resume(thread)
+                return True
+            if thread.cured > 100 or not area.protection & WRITE:
+                raise DsmsupError(
+                    f"host {self.host}: page fault at {address:#x} (rip {registers.rip:#x}) "
+                    "comes back although the page is there"
+                )
+            runs = self._runs([*ranges, (address, 1, Access.WRITE)])
+        else:
+            thread.cured = 0
+        thread.fault_key = key
+        ahead = min((area.end - (address & ~PAGE_MASK) >> PAGE_SHIFT) - 1, AHEAD_PAGES_MAX)
+        thread.waiting = True
+        self.step(Fault(thread.requester, runs, ahead))
+        return True
+
+    def _runs(self, ranges: Iterable[tuple[int, int, Access]]) -> tuple[Run, ...]:
+        """Pages of byte ranges, ascending, disjoint, each with the greatest access wanted."""
+        spans = [
+            (address >> PAGE_SHIFT, (address + length - 1 >> PAGE_SHIFT) + 1, access)
+            for address, length, access in ranges
+            if length > 0
+        ]
+        if len(spans) == 1:
+            low, high, access = spans[0]
+            return (Run(PageNumber(low), high - low, access),)
+        bounds = sorted({bound for low, high, _ in spans for bound in (low, high)})
+        runs: list[Run] = []
+        for low, high in itertools.pairwise(bounds):
+            wanted = [access for start, end, access in spans if start <= low and high <= end]
+            if not wanted:
+                continue
+            access = max(wanted)
+            if runs and runs[-1].access == access and runs[-1].first + runs[-1].count == low:
+                runs[-1] = Run(runs[-1].first, runs[-1].count + high - low, access)
+            else:
+                runs.append(Run(PageNumber(low), high - low, access))
+        return tuple(runs)
+
+    def _go_on_after_fault(self, thread: Thread, retry: bool) -> None:
+        thread.waiting = False
+        if thread.delivering:
+            self.deliver(thread)
+            return
+        if not retry:
+            self._held[thread.requester] = time.monotonic()
+            if thread.step_next:
+                thread.step_next = False
+                self.step_pinned(thread)
+                return
+        self.resume(thread)
+
+    def step_pinned(self, thread: Thread, signal_number: int = 0) -> None:
+        """Run one instruction (or enter a handler) before its pages may be taken."""
+        thread.stepping = True
+        self._held[thread.requester] = float("inf")
+        try:
+            ptrace.single_step(thread.task, signal_number)
+        except ptrace.TraceeGone:
+            pass
+
+    def deliver_pending(self, thread: Thread) -> None:
+        """Begin to deliver the first of a thread's pending signals."""
+        raise NotImplementedError
+
+    def deliver(self, thread: Thread) -> None:
+        """The stack pages for its frame are there."""
+        raise NotImplementedError
+
+    # Operations ---------------------------------------------------------------------
+
+    def begin(
+        self, name: str, thread: Thread | None, steps: Steps, done: Callable[[Any], None]
+    ) -> None:
+        operation = Operation(name, next(self._requester_ids), thread, steps, done)
+        if thread is not None:
+            thread.operation = operation
+        self.advance(operation, None)
+
+    def abandon(self, operation: Operation) -> None:
+        """The thread is gone: give up what the operation holds and waits for."""
+        operation.steps.close()
+        if self._requesters.pop(operation.requester, None) is not None:
+            self.step(Cancelled(operation.requester))
+        self._unhold(operation)
+        if operation.thread is not None:
+            operation.thread.operation = None
+
+    def _unhold(self, operation: Operation) -> None:
+        if operation.hold_requester:
+            self._holders.pop(operation.hold_requester, None)
+            self.step(Cancelled(operation.hold_requester))
+            operation.hold_requester = 0
+
+    def advance(self, operation: Operation, value: Any) -> None:
+        """Run an operation until it has to wait, or is done."""
+        while True:
+            try:
+                want = operation.steps.send(value)
+            except StopIteration as end:
+                self._settle(operation)
+                self._unhold(operation)
+                if operation.thread is not None and operation.thread.operation is operation:
+                    operation.thread.operation = None
+                operation.done(end.value)
+                return
+            self._settle(operation)
+            kind = type(want)
+            if kind is Acquire:
+                runs = self.mapped_runs(want.ranges)
+                if self.node.satisfied(runs):
+                    value = None
+                    continue
+                operation.wanted = want
+                self._requesters[operation.requester] = operation
+                self.step(Fault(operation.requester, runs))
+                return
+            if kind is Hold:
+                self._unhold(operation)
+                operation.hold_requester = next(self._requester_ids)
+                self._holders[operation.hold_requester] = operation
+                self.step(Fault(operation.hold_requester, self.mapped_runs(want.ranges)))
+                return
+            if kind is Unhold:
+                self._unhold(operation)
+                value = None
+                continue
+            self.wait_for(operation, want)
+            return
+
+    def _settle(self, operation: Operation) -> None:
+        """Drop the pins of the step that has just run."""
+        if self._requesters.pop(operation.requester, None) is not None:
+            self.step(Released(operation.requester))
+
+    def mapped_runs(self, ranges: Iterable[tuple[int, int, Access]]) -> tuple[Run, ...]:
+        """Pages of ranges; those that are not mapped any more are left out."""
+        mapped = []
+        for address, length, access in ranges:
+            for area in self.space.pieces(address & ~PAGE_MASK, address + length + PAGE_MASK
+                                          & ~PAGE_MASK):
+                mapped.append((area.start, area.end - area.start, access))
+        return self._runs(mapped)
+
+    def _acquired(self, operation: Operation, retry: bool) -> None:
+        if retry:
+            runs = self.mapped_runs(operation.wanted.ranges)
+            if not self.node.satisfied(runs):
+                self.step(Fault(operation.requester, runs))
+                return
+        self.advance(operation, None)
+
+    def wait_for(self, operation: Operation, want: Any) -> None:
+        """An operation wants something only this kind of host has."""
+        raise NotImplementedError
+
+    # Guest memory as operations see it (the marshaller's `guest`) ------------------------
+
+    def read(self, address: int, length: int) -> bytes:
+        return self.memory.read_bytes(address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        self.memory.write_bytes(address, data)
+
+    def check(self, address: int, length: int, access: Access) -> bool:
+        """Is this mapped for the program with that right? (For EFAULT.)"""
+        if length <= 0:
+            return True
+        right = WRITE if access is Access.WRITE else READ
+        area = self.space.find(address)
+        if area is not None and address + length <= area.end:
+            return area.protection & right == right and area.kind is not Kind.RESERVED
+        return self.space.covers(address, address + length, right)
+
+    # The loop -----------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """After each batch of events: go on with whoever can, and send what is due."""
+        self.run_ready()
+        self.flush_links()
+
+    async def run(self) -> None:
+        while not self.finished:
+            try:
+                self.settle()
+                if self.finished:
+                    break
+                await self.events.wait()
+            except GuestDied as error:
+                self.guest_died(error)
+            except DsmsupError as error:
+                self.fail(error)
+
+    def guest_died(self, error: GuestDied) -> None:
+        """A guest process vanished in the middle of an injection; its exit status follows."""
+        raise NotImplementedError
+
+    def fail(self, error: DsmsupError) -> None:
+        raise NotImplementedError
+
+    def statistics(self) -> dict[str, int]:
+        """The row of this host in --stats."""
+        return {
+            **self.counters,
+            **self.node.counters,
+            "bytes_sent": sum(link.bytes_sent for link in self.links.values()),
+            "bytes_received": sum(link.bytes_received for link in self.links.values()),
+        }
+
+    def warn(self, text: str) -> None:
+        print(f"dsmsup: {text}", file=sys.stderr, flush=True)

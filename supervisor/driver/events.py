@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The event loop of one supervisor: one trio task, one operating-system thread.
+
+Stops of tracees (SIGCHLD) and the user's signals arrive by signalfd(2), packets
+by sockets, deadlines by the clock; all descriptors stand in one epoll set,
+which the trio task waits for. A wake-up drains everything that is ready before
+it sleeps again: no coroutine, and no pass through the scheduler, for each trap.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import itertools
+import os
+import select
+import signal
+import struct
+import time
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+USER_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_SIGNALFD_INFO_SIZE: Final = 128
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def block_signals() -> None:
+    """Block what the signal descriptor will read; before any thread or child is made."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, *USER_SIGNALS))
+
+
+def _signal_descriptor() -> int:
+    mask = 0
+    for number in (signal.SIGCHLD, *USER_SIGNALS):
+        mask |= 1 << (number - 1)
+    buffer = ctypes.create_string_buffer(mask.to_bytes(128, "little"), 128)
+    descriptor = int(_libc.signalfd(-1, buffer, os.O_NONBLOCK | os.O_CLOEXEC))
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "signalfd")
+    return descriptor
+
+
+class Events:
+    """Descriptors, deadlines and signals, and the wait for any of them."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._signals = _signal_descriptor()
+        self.on_children: Callable[[], None] = lambda: None
+        self.on_user_signal: Callable[[int, bool], None] = lambda number, from_kernel: None
+        self.watch(self._signals, select.EPOLLIN, self._read_signals)
+        self.wakeups = 0
+
+    def watch(self, descriptor: int, interest: int, handler: Callable[[int], None]) -> None:
+        self._handlers[descriptor] = handler
+        self._epoll.register(descriptor, interest)
+
+    def rewatch(self, descriptor: int, interest: int) -> None:
+        self._epoll.modify(descriptor, interest)
+
+    def unwatch(self, descriptor: int) -> None:
+        if self._handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def at(self, deadline: float, action: Callable[[], None]) -> None:
+        """Run an action when time.monotonic() reaches the deadline."""
+        heapq.heappush(self._deadlines, (deadline, next(self._order), action))
+
+    def _read_signals(self, _interest: int) -> None:
+        while True:
+            try:
+                data = os.read(self._signals, _SIGNALFD_INFO_SIZE * 16)
+            except BlockingIOError:
+                return
+            for at in range(0, len(data), _SIGNALFD_INFO_SIZE):
+                number, _, code = struct.unpack_from("<Iii", data, at)
+                if number == signal.SIGCHLD:
+                    self.on_children()
+                else:
+                    self.on_user_signal(number, code > 0)
+
+    def _run_due(self) -> None:
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            heapq.heappop(self._deadlines)[2]()
+
+    def poll(self) -> bool:
+        """Handle all that is ready now; False when nothing was."""
+        ready = self._epoll.poll(0)
+        for descriptor, interest in ready:
+            handler = self._handlers.get(descriptor)
+            if handler is not None:
+                handler(interest)
+        return bool(ready)
+
+    async def wait(self) -> None:
+        """Sleep until something is ready or due, then handle it."""
+        self.wakeups += 1
+        if self._deadlines:
+            timeout = self._deadlines[0][0] - time.monotonic()
+            if timeout > 0:
+                with trio.move_on_after(timeout):
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+            else:
+                await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+        self.poll()
+        self._run_due()
+
+    def close(self) -> None:
+        self._epoll.close()
+        os.close(self._signals)

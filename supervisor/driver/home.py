@@ -1,0 +1,600 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Home's supervisor: the program's kernel side.
+
+Every thread of the program has its kernel task here. A thread that runs on
+another host leaves it parked in a ptrace stop as its *shadow*; a forwarded
+system call runs on the shadow, at the control block's gadget. Home owns the
+address space and the scratch memory, and decides where threads run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from errno import EINTR
+from typing import Any, Final
+
+from supervisor.areas import Area, Kind
+from supervisor.cluster.transport import Link
+from supervisor.coherence.messages import Discarded
+from supervisor.driver import bystanders, exit_status, signals
+from supervisor.driver.code import CodeMap
+from supervisor.driver.core import Supervisor
+from supervisor.driver.messages import (
+    AnyControl,
+    AreasChanged,
+    BringHome,
+    CallDone,
+    ClockAnswer,
+    ClockProbe,
+    Departed,
+    Shutdown,
+    SpecialCall,
+    StartThread,
+    Statistics,
+    SystemCall,
+    ThreadEnded,
+    Trouble,
+    UserSignal,
+)
+from supervisor.driver.operations import Background, Native, Operation, Proceed, Steps, Wait
+from supervisor.driver.placement import Placement
+from supervisor.driver.scratch import SCRATCH_SIZE, Scratch
+from supervisor.driver.thread import Thread
+from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError, GuestDied, PeerError
+from supervisor.syscalls import handlers
+from supervisor.syscalls.handlers import clocks
+from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
+from supervisor.syscalls.spec import Row, Where
+from supervisor.syscalls.table import ROWS, is_plain, native_at_home
+from supervisor.tracee import control, image, ptrace, seccomp, spawn
+from supervisor.tracee.stops import Stop, StopKind
+from supervisor.units import HOME, PAGE_SHIFT, HostId, PageNumber
+
+ARGUMENT_REGISTERS: Final = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
+NO_CALL: Final = -1 & 0xFFFF_FFFF_FFFF_FFFF
+SYS_EXIT: Final = 60
+SYS_EXIT_GROUP: Final = 231
+SYS_GETPID: Final = 39
+
+TERMINATION_S: Final = 5.0
+"""How long the program may take to end after dsmsup was sent SIGTERM."""
+
+RESTART_CODES: Final = range(-516, -511)
+"""ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (linux/errno.h)."""
+ERESTARTNOINTR: Final = -513
+ERESTARTNOHAND: Final = -514
+ERESTART_RESTARTBLOCK: Final = -516
+
+
+class Home(Supervisor):
+    """Host 0."""
+
+    def __init__(
+        self,
+        hosts: int,
+        links: dict[HostId, Link],
+        names: list[str],
+        cpus: list[int],
+        policy: str,
+        verbose: Callable[[str], None],
+    ) -> None:
+        super().__init__(HOME, hosts, links, names, policy, verbose)
+        self.scratch = Scratch()
+        self.code = CodeMap()
+        self.placement = Placement(cpus)
+        self.by_tid: dict[int, Thread] = {}
+        self.actions = signals.Actions()
+        self.bystanders = bystanders.Bystanders()
+        self.newborn: set[int] = set()
+        """New tasks in their first stop, of which no parent has told yet."""
+        self.synced: set[HostId] = set()
+        """Hosts that have the area list; the others get it with their first thread."""
+        self.pid = 0
+        self.pidfd = -1
+        self.program = ""
+        self.break_start = 0
+        self.break_end = 0
+        self.exit_status: int | None = None
+        self.terminating = False
+        self.host_statistics: dict[int, dict[str, int]] = {}
+        self.events.on_user_signal = self.on_user_signal
+        self.on_child_exit: Callable[[int], HostId | None] = lambda pid: None
+        self.background: Callable[[Callable[[], Any], Callable[[Any], None]], None]
+
+    # Start --------------------------------------------------------------------------
+
+    def start(self, path: str, arguments: list[str], cpus: list[int] | None) -> None:
+        """Execute the program and take it over; it is left about to run."""
+        self.program = path
+        self.pid = spawn.spawn(
+            path,
+            [os.fsencode(argument) for argument in arguments],
+            os.environb,
+            seccomp.build(native_at_home),
+            inherit=(self.memory.descriptor, self.control.descriptor, self.scratch.descriptor),
+            cpus=cpus,
+        )
+        self.pidfd = os.pidfd_open(self.pid)
+        taken = image.take_over(
+            self.pid, self.memory, self.control, self.scratch.descriptor, SCRATCH_SIZE,
+            self.code.substitute,
+        )  # fmt: skip
+        self.agent = taken.agent
+        self.space = taken.space
+        self.native_backing = taken.native
+        self.break_start = self.break_end = taken.break_start
+        self.actions.inherit(self.pid)
+        for loaded_path, bias in taken.loaded.items():
+            self.code.loaded(loaded_path, bias, self.space)
+        main = self.add_thread(self.pid, self.pid)
+        self.by_tid[self.pid] = main
+        self.placement.started(HOME)
+        self.counters["threads_started"] += 1
+        self.resume(main)
+
+    # System calls of threads that are here ------------------------------------------------
+
+    def on_call(self, thread: Thread) -> None:
+        registers = ptrace.get_registers(thread.task, thread.registers)
+        number = registers.orig_rax
+        row = ROWS.get(number)
+        if row is None:
+            raise handlers.unknown_call(number)
+        where = row.where
+        thread.entered = False
+        if where is Where.SPACE or where is Where.HANDLER or row.name in handlers.OVERRIDES:
+            handler = handlers.HOME_HANDLERS.get(row.name)
+            if handler is None:
+                raise handlers.unsupported_call(row)
+            steps = handler(self, thread, self._arguments(registers), None)
+        elif where is Where.ANSWER or where is Where.REFUSE:
+            self._finish(thread, handlers.refusal(row))
+            return
+        elif (self.hosts == 1 and row.choose is None) or is_plain(row):
+            self.resume(thread)  # the kernel may do it on guest memory itself
+            return
+        else:
+            steps = self.run_marshalled(thread, row, self._arguments(registers))
+        self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
+
+    @staticmethod
+    def _arguments(registers: ptrace.Registers) -> list[int]:
+        return [getattr(registers, name) for name in ARGUMENT_REGISTERS]
+
+    def row_of(self, thread: Thread, call: SpecialCall | None) -> Row:
+        """The row of the call that a thread has stopped at."""
+        return ROWS[thread.registers.orig_rax if call is None else call.number]
+
+    def context_of(self, thread: Thread, call: SpecialCall | None) -> ptrace.Registers:
+        """The registers of the call that a thread has stopped at."""
+        if call is None:
+            return thread.registers
+        if len(call.registers) != ptrace.REGISTERS_SIZE:
+            raise PeerError("a register set of the wrong size")
+        return ptrace.Registers.from_buffer_copy(call.registers)
+
+    def is_linker_code(self, ip: int) -> bool:
+        area = self.space.find(ip)
+        return area is not None and area.kind is Kind.NATIVE and handlers.is_linker(area.name)
+
+    def run_marshalled(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        """Gather at home, run on the thread's task, scatter at home."""
+        done = 0
+        while True:
+            call = yield from gather(row, arguments, self, done)
+            if isinstance(call, int):
+                return done or call
+            result = yield from self.run_call(thread, row, call)
+            if result.ret in RESTART_CODES:
+                return done or result.ret
+            value = yield from scatter(row, arguments, call, result, self)
+            if value < 0:
+                return done or value
+            done += value
+            if not goes_on(call, value):
+                return done
+
+    def run_call(self, thread: Thread, row: Row, call: Call) -> Steps:
+        """Run a gathered call on a thread's kernel task; its Result."""
+        lease = self.scratch.lease()
+        try:
+            final = place(call, lease)
+            value = yield Native(call.nr, final)
+            return collect(row, call, value, lease)
+        finally:
+            lease.release()
+
+    def _finish(self, thread: Thread, value: Any) -> None:
+        """Give a thread that is here its result and let it go on.
+
+        A value of None: the handler has resumed the thread itself, or it is gone.
+        """
+        if value is None:
+            return
+        registers = thread.registers
+        if value in RESTART_CODES and thread.entered:
+            # The kernel restarts the call from the program's own registers, or
+            # makes it EINTR, by what the signal's handler says. A restart block
+            # would name scratch memory given back meanwhile: restart as a whole.
+            registers.rax = (value if value != ERESTART_RESTARTBLOCK else ERESTARTNOHAND) & NO_CALL
+        else:
+            registers.rax = value & 0xFFFF_FFFF_FFFF_FFFF
+            registers.orig_rax = NO_CALL
+        try:
+            ptrace.set_registers(thread.task, registers)
+            if thread.pending_signals:
+                self.deliver_pending(thread)
+            else:
+                ptrace.cont(thread.task)
+        except ptrace.TraceeGone:
+            pass
+
+    # Native calls -------------------------------------------------------------------------
+
+    def wait_for(self, operation: Operation, want: Any) -> None:
+        kind = type(want)
+        if kind is Native:
+            self._start_native(operation, want)
+        elif kind is Proceed:
+            thread = operation.thread
+            thread.native = operation
+            thread.entered = True
+            thread.at_gadget = False
+            ptrace.cont_to_syscall(thread.task)
+        elif kind is Wait:
+            self._waiting[want.key] = operation
+        elif kind is Background:
+            self.background(want.work, lambda value: self.advance(operation, value))
+        else:
+            raise AssertionError(f"an operation yielded {want!r}")
+
+    def wake(self, key: Any, value: Any) -> bool:
+        """Answer a `Wait`; False when nobody waits for the key."""
+        operation = self._waiting.pop(key, None)
+        if operation is None:
+            return False
+        self.advance(operation, value)
+        return True
+
+    def _start_native(self, operation: Operation, want: Native) -> None:
+        thread = operation.thread
+        thread.native = operation
+        registers = ptrace.Registers.from_buffer_copy(thread.registers)
+        for name, value in zip(ARGUMENT_REGISTERS, want.arguments, strict=False):
+            setattr(registers, name, value & 0xFFFF_FFFF_FFFF_FFFF)
+        try:
+            if thread.away == HOME and not thread.entered:
+                # In its seccomp stop: the call itself runs, with other arguments.
+                thread.entered = True
+                thread.at_gadget = False
+                registers.orig_rax = want.number
+                ptrace.set_registers(thread.task, registers)
+                ptrace.cont_to_syscall(thread.task)
+            else:
+                thread.entered = thread.at_gadget = True
+                registers.rip = control.GADGET
+                registers.rax = want.number
+                registers.orig_rax = NO_CALL
+                ptrace.set_registers(thread.task, registers)
+                ptrace.cont(thread.task)
+        except ptrace.TraceeGone:
+            pass
+
+    def _native_done(self, thread: Thread, value: int) -> None:
+        operation, thread.native = thread.native, None
+        assert operation is not None
+        self.advance(operation, value - (1 << 64) if value >> 63 else value)
+
+    def on_call_exit(self, thread: Thread) -> None:
+        if thread.native is None:
+            self.resume(thread)
+            return
+        self._native_done(thread, ptrace.get_registers(thread.task).rax)
+
+    def on_native_signal(self, thread: Thread, number: int) -> None:
+        registers = ptrace.get_registers(thread.task)
+        if number == signal.SIGTRAP and registers.rip == control.GADGET + 3:
+            self._native_done(thread, registers.rax)
+            return
+        if not self.actions.runs_handler(number):
+            ptrace.cont(thread.task, number)  # the kernel stops, ends or restarts as it must
+            return
+        thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
+        if thread.away != HOME:
+            self.send(thread.away, BringHome(thread.tid))
+        # At the gadget's first byte the call has not begun; it begins again later.
+        begun = registers.rip != control.GADGET
+        self._native_done(thread, registers.rax if begun else ERESTARTNOINTR & NO_CALL)
+
+    # Other stops ----------------------------------------------------------------------------
+
+    def on_unknown_stop(self, stop: Stop) -> None:
+        if stop.pid == self.agent.tid:
+            return  # its end is the process's
+        if self.bystanders.on_stop(stop):
+            return
+        if stop.kind in (StopKind.EXITED, StopKind.KILLED):
+            self.newborn.discard(stop.pid)
+            host = self.on_child_exit(stop.pid)
+            if host is not None:
+                how = exit_status.describe(stop)
+                self.peer_lost(host, f"its supervisor process {how}")
+            return
+        self.newborn.add(stop.pid)
+        self.wake(("born", stop.pid), None)
+
+    def on_event(self, thread: Thread, event: int) -> None:
+        child = ptrace.get_event_message(thread.task)
+        if event in bystanders.FORK_EVENTS:
+            thread.born.append(child)
+        elif event == bystanders.PTRACE_EVENT_EXEC:
+            raise handlers.unsupported("the program replaced itself by execve")
+        if thread.native is not None:
+            ptrace.cont_to_syscall(thread.task)
+        else:
+            self.resume(thread)
+
+    def on_group_stop(self, thread: Thread, detail: int) -> None:
+        if detail in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+            ptrace.listen(thread.task)
+        elif thread.native is not None and thread.away == HOME and not thread.at_gadget:
+            ptrace.cont_to_syscall(thread.task)
+        else:
+            self.resume(thread)
+
+    def on_own_signal(self, thread: Thread, number: int) -> None:
+        signals.arrived(self, thread, number)
+
+    def find_trap(self, address: int) -> tuple[int, bool] | None:
+        return self.code.find(address)
+
+    def on_thread_exit(self, thread: Thread, stop: Stop) -> None:
+        self.remove_thread(thread)
+        self.by_tid.pop(thread.tid, None)
+        if thread.away != HOME:
+            self.send(thread.away, ThreadEnded(thread.tid))
+        self.placement.ended(thread.away)
+        if thread.task == self.pid:
+            self.program_ended(exit_status.of(stop))
+        else:
+            self._quit_agent_if_last()
+
+    def _quit_agent_if_last(self) -> None:
+        """The agent must not keep a program going whose last thread has exited."""
+        if all(thread.exited for thread in self.threads.values()):
+            self.agent.quit()
+
+    def exit_task(self, thread: Thread, status: int) -> None:
+        """Let a thread's kernel task exit."""
+        thread.exited = True
+        self._run_last_call(thread, SYS_EXIT, status)
+        if thread.task == self.pid:
+            self._quit_agent_if_last()
+
+    def exit_program(self, thread: Thread, status: int) -> None:
+        self._run_last_call(thread, SYS_EXIT_GROUP, status)
+
+    def _run_last_call(self, thread: Thread, number: int, status: int) -> None:
+        try:
+            if thread.away != HOME:
+                registers = thread.registers
+                registers.rip = control.GADGET
+                registers.rax = number
+                registers.rdi = status
+                registers.orig_rax = NO_CALL
+                ptrace.set_registers(thread.task, registers)
+            ptrace.cont(thread.task)
+        except ptrace.TraceeGone:
+            pass
+
+    def deliver_pending(self, thread: Thread) -> None:
+        signals.deliver_pending(self, thread)
+
+    def deliver(self, thread: Thread) -> None:
+        signals.deliver(self, thread)
+
+    # Threads on other hosts -----------------------------------------------------------------
+
+    def on_control(self, host: HostId, message: AnyControl) -> None:
+        if isinstance(message, SystemCall):
+            thread = self._thread_of(host, message.tid)
+            row = ROWS.get(message.number)
+            if row is None or not _may_be_forwarded(row):
+                raise PeerError(f"host {host} forwarded system call {message.number}")
+            self.counters["syscalls_forwarded"] += 1
+            self.begin(
+                row.name, thread, self.run_call(thread, row, message.call),
+                lambda result: self.answer(thread, result),
+            )  # fmt: skip
+        elif isinstance(message, SpecialCall):
+            thread = self._thread_of(host, message.tid)
+            row = ROWS.get(message.number)
+            if row is None:
+                raise handlers.unknown_call(message.number)
+            handler = handlers.HOME_HANDLERS.get(row.name)
+            if handler is None:
+                raise handlers.unsupported_call(row)
+            self.counters["syscalls_forwarded"] += 1
+            self.begin(
+                row.name, thread, handler(self, thread, message.arguments, message),
+                lambda value: self.answer(thread, value),
+            )  # fmt: skip
+        elif isinstance(message, Departed):
+            self._came_home(self._thread_of(host, message.tid), message)
+        elif isinstance(message, ClockProbe):
+            answer = ClockAnswer(
+                message.asked_ns, time.monotonic_ns(), time.time_ns(), clocks.boot_id()
+            )
+            self.send(host, answer)
+        elif isinstance(message, UserSignal):
+            self.pass_on(message.number)
+        elif isinstance(message, Trouble):
+            raise DsmsupError(f"host {host} ({self.names[host]}): {message.reason}")
+        elif isinstance(message, Statistics):
+            self.host_statistics[host] = message.counters
+        else:
+            raise PeerError(f"host {host} sent a message that only home sends")
+
+    def _thread_of(self, host: HostId, tid: int) -> Thread:
+        thread = self.by_tid.get(tid)
+        if thread is None or thread.away != host:
+            raise PeerError(f"host {host} speaks for thread {tid}, which it does not have")
+        if thread.operation is not None:
+            raise PeerError(f"host {host} sent two system calls of thread {tid} at once")
+        return thread
+
+    def answer(self, thread: Thread, result: Any) -> None:
+        """Send a forwarded call's result back to the thread's host."""
+        if result is None:
+            return
+        if not isinstance(result, Result):
+            result = Result(result, [])
+        if result.ret in RESTART_CODES:
+            number = thread.pending_signals[-1][0] if thread.pending_signals else 0
+            if not self.actions.restarts(number, result.ret):
+                result = Result(-EINTR, [])
+        self.send(thread.away, CallDone(thread.tid, result))
+
+    def send_away(self, thread: Thread, host: HostId, registers: bytes, xstate: bytes) -> None:
+        """Let a thread go on at another host; its task here becomes the shadow."""
+        thread.away = host
+        ptrace.get_registers(thread.task, thread.registers)  # a valid frame for calls here
+        if host not in self.synced:
+            self.synced.add(host)
+            self.send(host, AreasChanged([], list(self.space), []))
+        self.send(host, StartThread(thread.tid, registers, xstate))
+
+    def _came_home(self, thread: Thread, message: Departed) -> None:
+        self.placement.moved(thread.away, HOME)
+        thread.away = HOME
+        thread.entered = False
+        self.set_context(thread, message.registers)
+        self.begin("return", thread, self._settle_at_home(thread, message.xstate), lambda _: None)
+
+    def _settle_at_home(self, thread: Thread, xstate: bytes) -> Steps:
+        if thread.pending_signals:
+            # A signal can be injected only at a signal stop: the gadget's int3 is one.
+            thread.entered = True
+            yield Native(SYS_GETPID, [])
+        try:
+            ptrace.set_registers(thread.task, thread.registers)
+            ptrace.set_xstate(thread.task, xstate)
+            if thread.pending_signals:
+                self.deliver_pending(thread)
+            else:
+                ptrace.cont(thread.task)
+        except ptrace.TraceeGone:
+            pass
+
+    def code_mapped(self, file: int, start: int, offset: int) -> None:
+        """The program has mapped executable pages of an open file."""
+        status = os.fstat(file)
+        self.code.mapped(status.st_dev, status.st_ino, start, offset)
+
+    # The address space ------------------------------------------------------------------------
+
+    @staticmethod
+    def is_reserved(start: int, end: int) -> bool:
+        """Does a range touch the supervisor's own memory in the guest?"""
+        return any(
+            start < high and low < end
+            for low, high in (
+                (control.BASE, control.BASE + control.SIZE),
+                (image.SCRATCH_BASE, image.SCRATCH_BASE + SCRATCH_SIZE),
+            )
+        )
+
+    def areas_changed(
+        self,
+        removed: list[tuple[int, int]],
+        mapped: list[Area],
+        protected: list[Area],
+    ) -> None:
+        """Tell the hosts that have the area list."""
+        message = AreasChanged(removed, mapped, protected)
+        for host in self.synced:
+            self.send(host, message)
+
+    def discard(self, start: int, end: int) -> None:
+        """The contents of a range are gone, everywhere."""
+        first = PageNumber(start >> PAGE_SHIFT)
+        count = (end - start) >> PAGE_SHIFT
+        self.memory.zero(first, count)
+        if self.hosts > 1:
+            self.step(Discarded(first, count))
+
+    # The end ----------------------------------------------------------------------------------
+
+    def program_ended(self, status: int) -> None:
+        if self.exit_status is None:
+            self.exit_status = status
+        reason = "" if self.trouble is None else str(self.trouble)
+        if not self.finished:
+            for host in self.links:
+                self.send(host, Shutdown(self.exit_status, reason))
+        self.finished = True
+
+    def peer_lost(self, host: HostId, why: str) -> None:
+        self.drop_link(host)
+        if not self.finished:
+            self.fail(DsmsupError(f"host {host} ({self.names[host]}) is lost: {why}"))
+
+    def fail(self, error: DsmsupError) -> None:
+        if self.trouble is None:
+            self.trouble = error
+        self.kill_program()
+        self.program_ended(error.exit_status)
+
+    def guest_died(self, error: GuestDied) -> None:
+        """The program died under an injection; its own end tells how."""
+
+    def on_user_signal(self, number: int, from_kernel: bool) -> None:
+        """SIGINT, SIGTERM, ... sent to dsmsup: they are meant for the program.
+
+        What the terminal sends, it sends to the program too.
+        """
+        if from_kernel and number in (signal.SIGINT, signal.SIGQUIT):
+            return
+        self.pass_on(number)
+
+    def pass_on(self, number: int) -> None:
+        """Give the program a signal meant for it; if it has to end, it ends within a time."""
+        if self.finished:
+            return
+        if number == signal.SIGTERM and self.terminating:
+            self.kill_program()
+            return
+        self.signal_program(number)
+        if number == signal.SIGTERM:
+            self.terminating = True
+            self.events.at(time.monotonic() + TERMINATION_S, self._terminate)
+
+    def _terminate(self) -> None:
+        if not self.finished:
+            self.exit_status = EXIT_SIGNAL_BASE + signal.SIGTERM
+            self.kill_program()
+
+    def signal_program(self, number: int) -> None:
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def kill_program(self) -> None:
+        self.signal_program(signal.SIGKILL)
+
+    async def wait_for_statistics(self) -> None:
+        """Until every host that is left has sent its counters (the caller bounds it)."""
+        while not all(host in self.host_statistics for host in self.links):
+            self.settle()
+            await self.events.wait()
+
+
+def _may_be_forwarded(row: Row) -> bool:
+    """May another host ask for this call to be run as it is?"""
+    if row.name in handlers.OVERRIDES:
+        return False
+    return row.where in (Where.HOME, Where.HOME_NATIVE) or row.handler in handlers.MARSHALLED

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The supervisor of a host other than home: it lends processors and memory.
+
+Its guest process is a vessel whose threads run the program's code on pages
+fetched from home; what a thread wants of the kernel is gathered here and done
+at home, but for a few calls that need no home (clocks).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from supervisor.areas import Area, Kind
+from supervisor.cluster.transport import Link
+from supervisor.coherence.messages import Access
+from supervisor.driver import exit_status
+from supervisor.driver.core import Supervisor
+from supervisor.driver.home import ARGUMENT_REGISTERS, NO_CALL, RESTART_CODES
+from supervisor.driver.messages import (
+    AnyControl,
+    AreasChanged,
+    BringHome,
+    CallDone,
+    ClockAnswer,
+    ClockProbe,
+    Departed,
+    Shutdown,
+    SpecialCall,
+    StartThread,
+    Statistics,
+    SystemCall,
+    ThreadEnded,
+    Trouble,
+    UserSignal,
+)
+from supervisor.driver.operations import Operation, Reply, Steps
+from supervisor.driver.thread import Thread
+from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError
+from supervisor.syscalls import handlers
+from supervisor.syscalls.call import Acquire
+from supervisor.syscalls.handlers import clocks, futex
+from supervisor.syscalls.marshal import gather, goes_on, scatter
+from supervisor.syscalls.spec import Row, Where
+from supervisor.syscalls.table import ROWS, native_everywhere
+from supervisor.tracee import control, inject, ptrace, seccomp
+from supervisor.tracee.stops import Stop, StopKind, wait_for
+from supervisor.tracee.vessel import launch_vessel
+from supervisor.units import HOME, HostId
+
+ARCH_SET_GS: Final = 0x1001
+ARCH_SET_FS: Final = 0x1002
+SYS_EXIT: Final = 60
+CLOCK_PROBES: Final = 8
+
+
+class Lender(Supervisor):
+    """Host 1 and up."""
+
+    def __init__(
+        self,
+        host: HostId,
+        hosts: int,
+        links: dict[HostId, Link],
+        names: list[str],
+        policy: str,
+        verbose: Callable[[str], None],
+    ) -> None:
+        super().__init__(host, hosts, links, names, policy, verbose)
+        self.by_tid: dict[int, Thread] = {}
+        self.quitting = False
+        self.exit_status = EXIT_FAILURE
+        self.pid = 0
+        self.events.on_user_signal = self._on_user_signal
+        self._probes_left = CLOCK_PROBES
+        self._best_round_trip_ns = 1 << 62
+
+    def start(self, cpus: list[int] | None) -> None:
+        self.pid, self.agent = launch_vessel(
+            self.memory, self.control, seccomp.build(native_everywhere), cpus
+        )
+        self.send(HOME, ClockProbe(time.monotonic_ns()))
+
+    # Threads ------------------------------------------------------------------------------
+
+    def on_control(self, host: HostId, message: AnyControl) -> None:
+        if isinstance(message, CallDone):
+            thread = self.by_tid.get(message.tid)
+            operation = None if thread is None else thread.native
+            if thread is None or operation is None:
+                raise PeerError(f"home answered a call that thread {message.tid} did not make")
+            thread.native = None
+            self.advance(operation, message.result)
+        elif isinstance(message, AreasChanged):
+            self._areas_changed(message)
+        elif isinstance(message, StartThread):
+            self._start_thread(message)
+        elif isinstance(message, BringHome):
+            thread = self.by_tid.get(message.tid)
+            if thread is not None:
+                self._bring_home(thread)
+        elif isinstance(message, ThreadEnded):
+            thread = self.by_tid.get(message.tid)
+            if thread is not None:
+                self._drop(thread)
+        elif isinstance(message, ClockAnswer):
+            self._clock_answer(message)
+        elif isinstance(message, Shutdown):
+            self.quitting = True
+            self.exit_status = message.status
+            if message.reason:
+                self.trouble = DsmsupError(message.reason)
+            self.send(HOME, Statistics(self.statistics()))
+            self.flush_links()
+            self.finished = True
+        else:
+            raise PeerError("home sent a message that only other hosts send")
+
+    def _start_thread(self, message: StartThread) -> None:
+        result = self.agent.run([(inject.SYS_CLONE, inject.THREAD_FLAGS | 0x400, 0)])[0]
+        if result < 0:
+            raise DsmsupError(f"cannot make a thread: {OSError(-result).strerror or -result}")
+        self.agent.take_born()
+        wait_for(result)
+        ptrace.set_signal_mask(result, 0)
+        thread = self.add_thread(message.tid, result)
+        self.by_tid[message.tid] = thread
+        self.counters["threads_started"] += 1
+        self.set_context(thread, message.registers)
+        ptrace.set_registers(result, thread.registers)
+        ptrace.set_xstate(result, message.xstate)
+        ptrace.cont(result)
+
+    def _drop(self, thread: Thread) -> None:
+        """End a worker whose thread goes on elsewhere, or has ended."""
+        self.by_tid.pop(thread.tid, None)
+        self.remove_thread(thread)
+        registers = ptrace.Registers.from_buffer_copy(thread.registers)
+        registers.rip = control.GADGET
+        registers.rax = SYS_EXIT
+        registers.orig_rax = NO_CALL
+        try:
+            ptrace.set_registers(thread.task, registers)
+            ptrace.cont(thread.task)
+        except ptrace.TraceeGone:
+            pass
+
+    def _bring_home(self, thread: Thread) -> None:
+        if thread.leaving:
+            return
+        thread.leaving = True
+        if thread.operation is not None:
+            return  # as soon as its system call is done
+        if thread.waiting:
+            self._leave(thread)  # it is stopped at a fault, which it repeats at home
+            return
+        try:
+            ptrace.interrupt(thread.task)
+        except ptrace.TraceeGone:
+            pass
+
+    def _leave(self, thread: Thread) -> None:
+        """Send a stopped thread's context home."""
+        try:
+            ptrace.get_registers(thread.task, thread.registers)
+            xstate = ptrace.get_xstate(thread.task)
+        except ptrace.TraceeGone:
+            return
+        self.send(HOME, Departed(thread.tid, bytes(thread.registers), xstate))
+        self._drop(thread)
+
+    def on_group_stop(self, thread: Thread, detail: int) -> None:
+        if thread.leaving and thread.operation is None:
+            self._leave(thread)
+        else:
+            self.resume(thread)
+
+    def on_own_signal(self, thread: Thread, number: int) -> None:
+        # Its own fault: at home it happens again, for the kernel to deliver.
+        self._leave(thread)
+
+    def on_event(self, thread: Thread, event: int) -> None:
+        self.resume(thread)
+
+    def on_call_exit(self, thread: Thread) -> None:
+        self.resume(thread)
+
+    def on_thread_exit(self, thread: Thread, stop: Stop) -> None:
+        self.by_tid.pop(thread.tid, None)
+        self.remove_thread(thread)
+        if stop.kind is StopKind.KILLED:
+            self._guest_killed(stop)
+
+    def on_unknown_stop(self, stop: Stop) -> None:
+        if stop.pid == self.pid and stop.kind in (StopKind.EXITED, StopKind.KILLED):
+            self._guest_killed(stop)
+        # Else a worker that was dropped has exited.
+
+    def _guest_killed(self, stop: Stop) -> None:
+        if not self.quitting:
+            self.fail(GuestDied(f"its guest process {exit_status.describe(stop)}"))
+
+    def find_trap(self, address: int) -> tuple[int, bool] | None:
+        return None
+
+    # Areas ----------------------------------------------------------------------------------
+
+    def _areas_changed(self, message: AreasChanged) -> None:
+        calls: list[tuple[int, ...]] = []
+        for start, end in message.removed:
+            for piece in self.space.remove(start, end):
+                calls.append((inject.SYS_MUNMAP, piece.start, piece.end - piece.start))
+        for area in message.mapped:
+            self._check_area(area)
+            self.space.add(area)
+            calls.append(self.agent.map_guest(area.start, area.end - area.start, 0))
+        if calls:
+            self.agent.check(calls)
+        for area in message.protected:
+            self._check_area(area)
+            self.space.add(area)
+        self.apply_areas(message.protected)
+        self.decoder.forget()
+
+    @staticmethod
+    def _check_area(area: Area) -> None:
+        end = control.BASE + control.SIZE
+        if not 0 < area.start < area.end <= 1 << 47 or (area.start < end and area.end > control.BASE):
+            raise PeerError(f"home mapped an area at {area.start:#x}-{area.end:#x}")
+
+    # System calls ---------------------------------------------------------------------------
+
+    def on_call(self, thread: Thread) -> None:
+        registers = ptrace.get_registers(thread.task, thread.registers)
+        number = registers.orig_rax
+        row = ROWS.get(number)
+        if row is None:
+            raise handlers.unknown_call(number)
+        arguments = [getattr(registers, name) for name in ARGUMENT_REGISTERS]
+        where = row.where
+        if where is Where.ANSWER or where is Where.REFUSE:
+            self._finish(thread, handlers.refusal(row))
+            return
+        if where is Where.HANDLER or where is Where.SPACE or row.name in handlers.OVERRIDES:
+            local = clocks.LOCAL.get(row.name)
+            if row.name == "arch_prctl" and arguments[0] in (ARCH_SET_FS, ARCH_SET_GS):
+                self.resume(thread)
+                return
+            if local is not None and (row.name != "clock_gettime" or clocks.readable(arguments)):
+                steps = local(self, arguments)
+            elif row.handler in handlers.MARSHALLED and not self._is_linker(registers.rip):
+                steps = self._forward(thread, row, arguments)
+            elif row.name == "exit":
+                self._exit(thread, row, arguments)
+                return
+            else:
+                steps = self._special(thread, row, arguments)
+        else:
+            steps = self._forward(thread, row, arguments)
+        self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
+
+    def _is_linker(self, ip: int) -> bool:
+        """Files that the dynamic linker opens are substituted, at home."""
+        area = self.space.find(ip)
+        return area is not None and area.kind is Kind.NATIVE and handlers.is_linker(area.name)
+
+    def _forward(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        done = 0
+        while True:
+            call = yield from gather(row, arguments, self, done)
+            if isinstance(call, int):
+                return done or call
+            self.send(HOME, SystemCall(thread.tid, row.number, call))
+            result = yield Reply()
+            if result.ret in RESTART_CODES:
+                return done or result.ret
+            value = yield from scatter(row, arguments, call, result, self)
+            if value < 0:
+                return done or value
+            done += value
+            if not goes_on(call, value):
+                return done
+
+    def _special(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        payload = b""
+        xstate = b""
+        if row.name == "futex":
+            where = futex.timeout_address(arguments)
+            if where and self.check(where, futex.TIMESPEC_SIZE, Access.READ):
+                yield Acquire(((where, futex.TIMESPEC_SIZE, Access.READ),))
+                payload = self.read(where, futex.TIMESPEC_SIZE)
+        elif row.name == "clone":
+            xstate = ptrace.get_xstate(thread.task)
+        self.send(HOME, self._special_call(thread, row, arguments, payload, xstate))
+        result = yield Reply()
+        return result.ret
+
+    @staticmethod
+    def _special_call(
+        thread: Thread, row: Row, arguments: list[int], payload: bytes = b"", xstate: bytes = b""
+    ) -> SpecialCall:
+        return SpecialCall(
+            thread.tid, row.number, arguments, payload, bytes(thread.registers), xstate
+        )
+
+    def _exit(self, thread: Thread, row: Row, arguments: list[int]) -> None:
+        self.send(HOME, self._special_call(thread, row, arguments))
+        self._drop(thread)
+
+    def wait_for(self, operation: Operation, want: Any) -> None:
+        assert type(want) is Reply, want
+        operation.thread.native = operation
+
+    def _finish(self, thread: Thread, value: int) -> None:
+        registers = thread.registers
+        if value in RESTART_CODES:
+            registers.rax = registers.orig_rax
+            registers.rip -= 2  # the length of `syscall`
+        else:
+            registers.rax = value & 0xFFFF_FFFF_FFFF_FFFF
+        registers.orig_rax = NO_CALL
+        try:
+            ptrace.set_registers(thread.task, registers)
+            if thread.leaving:
+                self._leave(thread)
+            else:
+                ptrace.cont(thread.task)
+        except ptrace.TraceeGone:
+            pass
+
+    # Clocks ---------------------------------------------------------------------------------
+
+    def _clock_answer(self, message: ClockAnswer) -> None:
+        """Cristian's algorithm: of a few probes, believe the quickest."""
+        now = time.monotonic_ns()
+        round_trip = now - message.asked_ns
+        if message.boot_id == clocks.boot_id():
+            return  # the same machine: the same clock
+        if round_trip < self._best_round_trip_ns:
+            self._best_round_trip_ns = round_trip
+            self.clock_offset_ns = message.monotonic_ns + round_trip // 2 - now
+            self.wall_offset_ns = message.wall_ns + round_trip // 2 - time.time_ns()
+        self._probes_left -= 1
+        if self._probes_left:
+            self.send(HOME, ClockProbe(time.monotonic_ns()))
+
+    # The end --------------------------------------------------------------------------------
+
+    def peer_lost(self, host: HostId, why: str) -> None:
+        self.drop_link(host)
+        if not self.quitting and not self.finished:
+            self.trouble = DsmsupError(f"host {host} (home, {self.names[host]}) is lost: {why}")
+        self.finished = True
+
+    def guest_died(self, error: GuestDied) -> None:
+        if not self.finished:
+            self.fail(error)
+
+    def fail(self, error: DsmsupError) -> None:
+        """Home tells the user; this host just ends."""
+        if self.finished:
+            return
+        self.send(HOME, Trouble(str(error)))
+        self.flush_links()
+        self.trouble = error
+        self.finished = True
+
+    def _on_user_signal(self, number: int, from_kernel: bool) -> None:
+        self.send(HOME, UserSignal(number))
+
+    def kill_guest(self) -> None:
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What supervisors say to each other besides coherence: threads, calls, areas, the end.
+
+All travel in frames of one kind, on the same first-in first-out links as the
+coherence messages: an area change reaches a host before any page of it does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from supervisor.areas import Area
+from supervisor.errors import PeerError
+from supervisor.syscalls.call import Call, Result
+
+COHERENCE: Final = 1
+CONTROL: Final = 2
+
+
+class ControlMessage(msgspec.Struct, frozen=True, array_like=True, tag_field="t"):
+    """Base of the messages between drivers."""
+
+
+class AreasChanged(ControlMessage, frozen=True, array_like=True, tag="areas"):
+    """Home -> others: first unmap, then map, then protect."""
+
+    removed: list[tuple[int, int]]
+    mapped: list[Area]
+    protected: list[Area]
+
+
+class StartThread(ControlMessage, frozen=True, array_like=True, tag="start"):
+    """Home -> host: run this thread from here. `xstate` is its XSAVE area."""
+
+    tid: int
+    registers: bytes
+    xstate: bytes
+
+
+class BringHome(ControlMessage, frozen=True, array_like=True, tag="bring"):
+    """Home -> host: send this thread back (a signal waits for it)."""
+
+    tid: int
+
+
+class Departed(ControlMessage, frozen=True, array_like=True, tag="departed"):
+    """Host -> home: this thread goes on at home from here (a fault of its own, BringHome)."""
+
+    tid: int
+    registers: bytes
+    xstate: bytes
+
+
+class SystemCall(ControlMessage, frozen=True, array_like=True, tag="call"):
+    """Host -> home: a gathered system call, to run on the thread's shadow."""
+
+    tid: int
+    number: int
+    """The call that the program made: the number of its row."""
+    call: Call
+
+
+class SpecialCall(ControlMessage, frozen=True, array_like=True, tag="special"):
+    """Host -> home: a call that home has a handler for.
+
+    `payload` holds what the handler wants gathered on the way (a timeout),
+    `registers` and `xstate` the thread's context where it matters (clone).
+    """
+
+    tid: int
+    number: int
+    arguments: list[int]
+    payload: bytes
+    registers: bytes
+    xstate: bytes
+
+
+class CallDone(ControlMessage, frozen=True, array_like=True, tag="done"):
+    """Home -> host: the result of the thread's one outstanding call."""
+
+    tid: int
+    result: Result
+
+
+class ThreadEnded(ControlMessage, frozen=True, array_like=True, tag="ended"):
+    """Home -> host: this thread is gone; drop its worker."""
+
+    tid: int
+
+
+class ClockProbe(ControlMessage, frozen=True, array_like=True, tag="clock?"):
+    """Host -> home, with the host's own CLOCK_MONOTONIC."""
+
+    asked_ns: int
+
+
+class ClockAnswer(ControlMessage, frozen=True, array_like=True, tag="clock"):
+    """Home -> host: home's clocks, and which machine they are of."""
+
+    asked_ns: int
+    monotonic_ns: int
+    wall_ns: int
+    boot_id: str
+
+
+class UserSignal(ControlMessage, frozen=True, array_like=True, tag="signal"):
+    """Host -> home: somebody sent dsmsup this signal there."""
+
+    number: int
+
+
+class Trouble(ControlMessage, frozen=True, array_like=True, tag="trouble"):
+    """Any -> home: this host cannot go on; home says why and ends the run."""
+
+    reason: str
+
+
+class Shutdown(ControlMessage, frozen=True, array_like=True, tag="shutdown"):
+    """Home -> others: the run is over; answer with Statistics, then end with this status.
+
+    `reason` is empty unless something went wrong that the user should be told.
+    """
+
+    status: int
+    reason: str
+
+
+class Statistics(ControlMessage, frozen=True, array_like=True, tag="stats"):
+    """Host -> home: its counters, at the end."""
+
+    counters: dict[str, int]
+
+
+AnyControl = (
+    AreasChanged
+    | StartThread
+    | BringHome
+    | Departed
+    | SystemCall
+    | SpecialCall
+    | CallDone
+    | ThreadEnded
+    | ClockProbe
+    | ClockAnswer
+    | UserSignal
+    | Trouble
+    | Shutdown
+    | Statistics
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyControl)
+
+
+def encode(message: ControlMessage) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> AnyControl:
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise PeerError(f"malformed control message: {error}") from None

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a new thread runs: the host with the most processors free."""
+
+from __future__ import annotations
+
+from supervisor.units import HostId
+
+
+class Placement:
+    """Live threads on each host, against its processors."""
+
+    def __init__(self, cpus: list[int]) -> None:
+        self.cpus = cpus
+        self.threads = [0] * len(cpus)
+
+    def choose(self) -> HostId:
+        """The host that would be the least loaded with one thread more.
+
+        Among equals the one with the fewest threads, then the highest: home
+        serves the others' requests as well as running threads.
+        """
+        return HostId(
+            min(
+                range(len(self.cpus)),
+                key=lambda host: (
+                    (self.threads[host] + 1) / self.cpus[host],
+                    self.threads[host],
+                    -host,
+                ),
+            )
+        )
+
+    def started(self, host: HostId) -> None:
+        self.threads[host] += 1
+
+    def ended(self, host: HostId) -> None:
+        self.threads[host] -= 1
+
+    def moved(self, source: HostId, target: HostId) -> None:
+        self.threads[source] -= 1
+        self.threads[target] += 1

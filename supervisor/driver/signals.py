@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The program's signal handlers, and delivering to them.
+
+The kernel's forced signals (SIGSEGV, SIGILL, SIGTRAP, SIGBUS) are our trap
+mechanism. force_sig_info (kernel/signal.c) resets the action to default when
+the signal is blocked or ignored, before the tracer hears of it. So these four
+are never blocked nor ignored in the kernel: the program's wishes about them
+are kept here.
+
+A handler's frame is written by the kernel, which gives up with SIGSEGV where
+it may not write: the stack's pages are made writable here first, and stay so
+until the handler's first instruction.
+"""
+
+from __future__ import annotations
+
+import signal
+import struct
+from typing import TYPE_CHECKING, Final
+
+from supervisor.coherence.messages import Access, Fault
+from supervisor.tracee import ptrace
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.thread import Thread
+
+FORCED: Final = frozenset((signal.SIGSEGV, signal.SIGILL, signal.SIGTRAP, signal.SIGBUS))
+FORCED_MASK: Final = sum(1 << (number - 1) for number in FORCED)
+
+SA_ONSTACK: Final = 0x08000000
+SA_RESTART: Final = 0x10000000
+SA_NODEFER: Final = 0x40000000
+SIG_DFL: Final = 0
+SIG_IGN: Final = 1
+
+ACTION: Final = struct.Struct("<QQQQ")
+"""struct kernel_sigaction: handler, flags, restorer, mask."""
+FRAME_SIZE: Final = 16 << 10
+"""More than any signal frame: the red zone, the frame, and XSAVE state (about 11 KiB with AMX)."""
+
+
+class Actions:
+    """What the program wants done with each signal (struct kernel_sigaction bytes)."""
+
+    def __init__(self) -> None:
+        self._actions: dict[int, bytes] = {}
+
+    def inherit(self, pid: int) -> None:
+        """Signals that were ignored when the program was started (nohup) still are."""
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("SigIgn:"):
+                    ignored = int(line.split()[1], 16)
+                    for number in range(1, 65):
+                        if ignored >> (number - 1) & 1:
+                            self._actions[number] = ACTION.pack(SIG_IGN, 0, 0, 0)
+
+    def get(self, number: int) -> bytes:
+        return self._actions.get(number, bytes(ACTION.size))
+
+    def set(self, number: int, action: bytes) -> None:
+        self._actions[number] = action
+
+    def runs_handler(self, number: int) -> bool:
+        handler: int = ACTION.unpack(self.get(number))[0]
+        return handler not in (SIG_DFL, SIG_IGN)
+
+    def ignored(self, number: int) -> bool:
+        return bool(ACTION.unpack(self.get(number))[0] == SIG_IGN)
+
+    def flags(self, number: int) -> int:
+        return int(ACTION.unpack(self.get(number))[1])
+
+    def delivered(self, number: int) -> None:
+        """SA_RESETHAND takes effect at delivery."""
+        if self.flags(number) & 0x80000000:
+            self._actions.pop(number, None)
+
+    def restarts(self, number: int, code: int) -> bool:
+        """Does a call that ended with this kernel-internal code begin again after the handler?"""
+        if code == -513:  # ERESTARTNOINTR
+            return True
+        return code == -512 and (number == 0 or bool(self.flags(number) & SA_RESTART))
+
+
+def for_kernel(number: int, action: bytes) -> bytes:
+    """The action as the kernel may have it: forced signals neither ignored nor deferred."""
+    handler, flags, restorer, mask = ACTION.unpack(action)
+    if number in FORCED:
+        if handler == SIG_IGN:
+            handler = SIG_DFL
+        elif handler != SIG_DFL:
+            flags |= SA_NODEFER
+    return ACTION.pack(handler, flags, restorer, mask & ~FORCED_MASK)
+
+
+def arrived(home: Home, thread: Thread, number: int) -> None:
+    """A signal of the program's own, at a thread that is here and runs its own code."""
+    if not home.actions.runs_handler(number):
+        if number in FORCED and home.actions.ignored(number):
+            _, code, _ = ptrace.get_siginfo(thread.task)
+            if code <= 0:  # sent, not caused
+                ptrace.cont(thread.task)
+                return
+        ptrace.cont(thread.task, number)
+        return
+    if home.hosts == 1:
+        home.actions.delivered(number)
+        ptrace.cont(thread.task, number)
+        return
+    ptrace.get_registers(thread.task, thread.registers)
+    thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
+    deliver_pending(home, thread)
+
+
+def deliver_pending(home: Home, thread: Thread) -> None:
+    """Get the stack ready for the first pending signal's frame; `deliver` follows."""
+    thread.delivering = True
+    stack = thread.registers.rsp
+    ranges = [(stack - FRAME_SIZE, FRAME_SIZE, Access.WRITE)]
+    base, size = thread.alternate_stack
+    if size and home.actions.flags(thread.pending_signals[0][0]) & SA_ONSTACK:
+        length = min(size, FRAME_SIZE)
+        ranges.append((base + size - length, length, Access.WRITE))
+    runs = home.mapped_runs(ranges)
+    if runs:
+        home.step(Fault(thread.requester, runs))
+    else:
+        deliver(home, thread)
+
+
+def deliver(home: Home, thread: Thread) -> None:
+    """The pages are there and pinned: let the kernel build the frame."""
+    thread.delivering = False
+    number, info = thread.pending_signals.pop(0)
+    home.actions.delivered(number)
+    ptrace.set_siginfo_bytes(thread.task, info)
+    home.step_pinned(thread, number)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One guest thread as a host's supervisor sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from supervisor.tracee.ptrace import Registers
+from supervisor.units import HOME, HostId
+
+if TYPE_CHECKING:
+    from supervisor.driver.operations import Operation
+
+
+class Thread:
+    """A kernel task of a guest process that is, or is the shadow of, a program's thread."""
+
+    __slots__ = (
+        "affinity",
+        "alternate_stack",
+        "at_gadget",
+        "away",
+        "born",
+        "clear_child_tid",
+        "cured",
+        "delivering",
+        "entered",
+        "exited",
+        "fault_key",
+        "leaving",
+        "native",
+        "operation",
+        "pending_signals",
+        "registers",
+        "requester",
+        "step_next",
+        "stepping",
+        "task",
+        "tid",
+        "virtual_mask",
+        "waiting",
+    )
+
+    def __init__(self, tid: int, task: int, requester: int) -> None:
+        self.tid = tid
+        """As the program sees it (the task id at home)."""
+        self.task = task
+        """Kernel task id on this host."""
+        self.requester = requester
+        self.registers = Registers()
+        """Read at a stop; written back at most once before the task goes on."""
+        self.operation: Operation | None = None
+        self.native: Operation | None = None
+        """The operation whose `Native` call this task is running."""
+        self.away: HostId = HOME
+        """At home: the host on which the thread runs; this task is its shadow if not HOME."""
+        self.clear_child_tid = 0
+        self.virtual_mask = 0
+        """Those of SIGSEGV, SIGILL, SIGTRAP, SIGBUS that the program believes it has blocked."""
+        self.affinity: int | None = None
+        """Virtual processors that sched_setaffinity allowed, bit N for processor N; None: all."""
+        self.entered = False
+        """The call that the thread stopped at has run (its exit stop, or the gadget)."""
+        self.exited = False
+        """The thread has called exit; a main task's end is told only with the last one's."""
+        self.at_gadget = False
+        self.born: list[int] = []
+        """Tasks that the current call has made."""
+        self.alternate_stack = (0, 0)
+        """ss_sp and ss_size of sigaltstack(2); size 0 when disabled."""
+        self.pending_signals: list[tuple[int, bytes]] = []
+        """Taken from the kernel, to be delivered when the current call ends: number, siginfo."""
+        self.delivering = False
+        """Waits for its stack pages to deliver the first of the pending signals."""
+        self.leaving = False
+        """Elsewhere: goes home as soon as it can."""
+        self.waiting = False
+        """Stopped at a fault, until its pages are there."""
+        # Faults: the last one's key, and how often it came back although cured.
+        self.fault_key: Any = None
+        self.cured = 0
+        self.step_next = False
+        self.stepping = False

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finding the program, and refusing what cannot be run before anything is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import struct
+from typing import Final
+
+from supervisor.errors import CannotExecute, NotFound
+
+_MACHINES: Final = {
+    3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S390", 40: "ARM", 62: "x86-64",
+    183: "AArch64", 243: "RISC-V", 258: "LoongArch",
+}  # fmt: skip
+_X86_64: Final = 62
+_ET_EXEC: Final = 2
+_ET_DYN: Final = 3
+
+
+def find_program(name: str) -> str:
+    """The path that execve is to get, as execvp(3) and the shell find it.
+
+    Raises NotFound and CannotExecute with a line that names the mend.
+    """
+    if "/" in name:
+        path = name
+    else:
+        found = shutil.which(name)
+        if found is None:
+            if os.path.exists(name):
+                raise NotFound(f"cannot find '{name}' in PATH; for the one here, say ./{name}")
+            raise NotFound(f"cannot find '{name}' in PATH")
+        path = found
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise NotFound(f"cannot find '{path}'") from None
+    except OSError as error:
+        raise CannotExecute(f"cannot execute '{path}': {error.strerror}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise CannotExecute(f"cannot execute '{path}': it is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise CannotExecute(f"cannot execute '{path}': it is not a regular file")
+    if not os.access(path, os.X_OK):
+        raise CannotExecute(f"cannot execute '{path}': no execute permission (chmod +x {path})")
+    _check_header(path)
+    return path
+
+
+def _check_header(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            header = file.read(64)
+    except OSError as error:
+        raise CannotExecute(f"cannot read '{path}': {error.strerror}") from None
+    if header.startswith(b"#!"):
+        return
+    if not header.startswith(b"\x7fELF"):
+        raise CannotExecute(f"cannot execute '{path}': it is neither an ELF program nor a script")
+    if len(header) < 64:
+        raise CannotExecute(f"cannot execute '{path}': the ELF file is cut short")
+    kind, machine = struct.unpack_from("<HH" if header[5] == 1 else ">HH", header, 16)
+    if machine != _X86_64 or header[4] != 2:
+        name = _MACHINES.get(machine, f"machine {machine}")
+        raise CannotExecute(
+            f"cannot execute '{path}': it is built for {name}, and dsmsup runs x86-64 programs"
+        )
+    if kind not in (_ET_EXEC, _ET_DYN):
+        raise CannotExecute(f"cannot execute '{path}': it is an ELF file, but not a program")

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One host's part in a run, from its plan to its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from supervisor.cluster.membership import Membership, assemble, say
+from supervisor.cluster.plan import ClusterPlan
+from supervisor.driver import events
+from supervisor.driver.home import Home
+from supervisor.driver.lender import Lender
+from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError
+from supervisor.program import find_program
+from supervisor.tracee import ptrace
+from supervisor.units import HOME, HostId
+
+STATISTICS_WAIT_S: Final = 2.0
+REAP_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run, and what to tell about it."""
+
+    program: str
+    arguments: list[str]
+    policy: str = "single-writer"
+    stats_path: str | None = None
+    verbose: bool = False
+    virtual: bool = False
+    """All hosts are of this machine and share one stderr: home speaks for them."""
+
+    def tell(self, line: str) -> None:
+        if self.verbose:
+            say(line)
+
+
+def run_host(
+    plan: ClusterPlan, job: Job, child_of: Callable[[int], HostId | None] = lambda pid: None
+) -> int:
+    """Be one host of a run; the exit status. Errors are told on stderr here."""
+    try:
+        return trio.run(_run_host, plan, job, child_of)
+    except DsmsupError as error:
+        say(str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return EXIT_SIGNAL_BASE + signal.SIGINT
+
+
+async def _run_host(
+    plan: ClusterPlan, job: Job, child_of: Callable[[int], HostId | None]
+) -> int:
+    if plan.host_id == HOME:
+        find_program(job.program)  # before anybody is kept waiting
+    membership = await assemble(plan, log=job.tell)
+    events.block_signals()
+    names = [info.hostname for info in membership.infos]
+    try:
+        if membership.host_id == HOME:
+            return await _run_home(plan, job, membership, names, child_of)
+        return await _run_lender(plan, job, membership, names)
+    finally:
+        membership.close()
+
+
+async def _run_home(
+    plan: ClusterPlan,
+    job: Job,
+    membership: Membership,
+    names: list[str],
+    child_of: Callable[[int], HostId | None],
+) -> int:
+    started = time.monotonic()
+    cpus = [info.cpus for info in membership.infos]
+    home = Home(membership.hosts, membership.links, names, cpus, job.policy, job.tell)
+    home.on_child_exit = child_of
+    try:
+        async with trio.open_nursery() as nursery:
+            home.background = _background(nursery, home)
+            try:
+                home.start(find_program(job.program), [job.program, *job.arguments], plan.cpus)
+            except DsmsupError as error:
+                home.fail(error)
+            await home.run()
+            with trio.move_on_after(STATISTICS_WAIT_S):
+                await home.wait_for_statistics()
+            nursery.cancel_scope.cancel()
+    finally:
+        home.kill_program()
+        _reap()
+        home.events.close()
+    if home.trouble is not None:
+        say(str(home.trouble))
+    assert home.exit_status is not None
+    if job.stats_path is not None:
+        _write_statistics(job, home, cpus, time.monotonic() - started)
+    return home.exit_status
+
+
+async def _run_lender(
+    plan: ClusterPlan, job: Job, membership: Membership, names: list[str]
+) -> int:
+    lender = Lender(
+        membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell
+    )
+    try:
+        try:
+            lender.start(plan.cpus)
+        except DsmsupError as error:
+            lender.fail(error)
+        await lender.run()
+    finally:
+        lender.kill_guest()
+        _reap()
+        lender.events.close()
+    if lender.trouble is not None and not job.virtual:
+        say(str(lender.trouble))
+    return lender.exit_status
+
+
+def _background(
+    nursery: trio.Nursery, home: Home
+) -> Callable[[Callable[[], Any], Callable[[Any], None]], None]:
+    """Runs work in a worker thread, then goes on with its result in the event loop's."""
+
+    async def work_and_go_on(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        value = await trio.to_thread.run_sync(work)
+        try:
+            done(value)
+            home.settle()
+        except DsmsupError as error:
+            home.fail(error)
+
+    return lambda work, done: nursery.start_soon(work_and_go_on, work, done)
+
+
+def _reap() -> None:
+    """Wait, a bounded time, until every child and tracee of this process is gone."""
+    deadline = time.monotonic() + REAP_S
+    while time.monotonic() < deadline:
+        try:
+            pid, status = os.waitpid(-1, ptrace.WALL | os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            time.sleep(0.001)
+        elif os.WIFSTOPPED(status):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _write_statistics(job: Job, home: Home, cpus: list[int], wall_s: float) -> None:
+    rows = {0: home.statistics(), **home.host_statistics}
+    report = {
+        "program": job.program,
+        "exit_status": home.exit_status,
+        "wall_s": round(wall_s, 6),
+        "policy": job.policy,
+        "hosts": [
+            {"id": host, "name": home.names[host], "cpus": cpus[host], **rows.get(host, {})}
+            for host in range(home.hosts)
+        ],
+    }
+    assert job.stats_path is not None
+    try:
+        with open(job.stats_path, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+            file.write("\n")
+    except OSError as error:
+        print(f"dsmsup: cannot write '{job.stats_path}': {error.strerror}", file=sys.stderr)

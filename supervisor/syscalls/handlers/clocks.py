@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Clocks: read by the supervisor of the thread's host, corrected to home's.
+
+All threads read one monotonic clock: home's. `clock_offset_ns` of a supervisor
+is what home's CLOCK_MONOTONIC is ahead of its own (0 at home).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from supervisor.coherence.messages import Access
+from supervisor.driver.operations import Steps
+from supervisor.syscalls.call import Acquire
+
+if TYPE_CHECKING:
+    from supervisor.driver.core import Supervisor
+    from supervisor.driver.home import Home
+    from supervisor.driver.messages import SpecialCall
+    from supervisor.driver.thread import Thread
+
+MONOTONIC_KINDS: Final = frozenset((1, 4, 6, 7))
+"""CLOCK_MONOTONIC, _RAW, _COARSE, CLOCK_BOOTTIME: origin differs from host to host."""
+WALL_KINDS: Final = frozenset((0, 5, 11))
+"""CLOCK_REALTIME, _COARSE, CLOCK_TAI: set by whoever keeps the hosts' time."""
+
+
+def readable(args: list[int]) -> bool:
+    """Is it a clock that the supervisor can read for the thread (not one of its CPU time)?"""
+    return args[0] in MONOTONIC_KINDS or args[0] in WALL_KINDS
+
+
+def _now_ns(host: Supervisor, clock: int) -> int:
+    offset = host.clock_offset_ns if clock in MONOTONIC_KINDS else host.wall_offset_ns
+    return time.clock_gettime_ns(clock) + offset
+
+
+def _put(host: Supervisor, address: int, data: bytes) -> Steps:
+    if not host.check(address, len(data), Access.WRITE):
+        return -errno.EFAULT
+    yield Acquire(((address, len(data), Access.WRITE),))
+    host.write(address, data)
+    return 0
+
+
+def clock_gettime(host: Supervisor, args: list[int]) -> Steps:
+    now = _now_ns(host, args[0])
+    return (yield from _put(host, args[1], struct.pack("<qq", *divmod(now, 1_000_000_000))))
+
+
+def gettimeofday(host: Supervisor, args: list[int]) -> Steps:
+    now = _now_ns(host, 0)
+    seconds, rest = divmod(now, 1_000_000_000)
+    result = 0
+    if args[0]:
+        result = yield from _put(host, args[0], struct.pack("<qq", seconds, rest // 1000))
+    if args[1] and result == 0:
+        result = yield from _put(host, args[1], bytes(8))
+    return result
+
+
+def time_(host: Supervisor, args: list[int]) -> Steps:
+    seconds = _now_ns(host, 0) // 1_000_000_000
+    if args[0]:
+        result = yield from _put(host, args[0], struct.pack("<q", seconds))
+        if result < 0:
+            return result
+    return seconds
+
+
+LOCAL: Final = {"clock_gettime": clock_gettime, "gettimeofday": gettimeofday, "time": time_}
+"""Handlers that any host's supervisor runs for its own threads."""
+
+
+def _at_home(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    row = home.row_of(thread, call)
+    if row.name == "clock_gettime" and not readable(args):
+        return (yield from home.run_marshalled(thread, row, args))
+    return (yield from LOCAL[row.name](home, args))
+
+
+HANDLERS: Final = dict.fromkeys(LOCAL, _at_home)
+
+
+def boot_id() -> str:
+    """Names one boot of one kernel: hosts that share it share their clocks."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

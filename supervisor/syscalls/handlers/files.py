@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files whose opening is special: what the dynamic linker maps is rewritten first."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from supervisor.coherence.messages import Access
+from supervisor.driver.operations import Background, Native, Steps
+from supervisor.syscalls.call import Acquire
+from supervisor.units import PAGE_MASK, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.messages import SpecialCall
+    from supervisor.driver.thread import Thread
+
+SYS_OPENAT: Final = 257
+AT_FDCWD: Final = -100
+PATH_MAX: Final = 4096
+DIRECTORY_ARGUMENT: Final = {"open": None, "openat": 0}
+
+
+def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    row = home.row_of(thread, call)
+    ip = home.context_of(thread, call).rip
+    if row.name in DIRECTORY_ARGUMENT and home.is_linker_code(ip):
+        at = DIRECTORY_ARGUMENT[row.name]
+        path_address, flags = (args[0], args[1]) if at is None else (args[1], args[2])
+        path = yield from _read_path(home, path_address)
+        if path and flags & os.O_ACCMODE == os.O_RDONLY:
+            directory = AT_FDCWD if at is None else args[at]
+            substitute = yield from _substitute(home, thread, directory, path)
+            if substitute is not None:
+                lease = home.scratch.lease()
+                try:
+                    name = os.fsencode(substitute) + b"\0"
+                    where = lease.allocate(len(name))
+                    lease.write(where, name)
+                    return (yield Native(SYS_OPENAT, [AT_FDCWD, where, flags, 0]))
+                finally:
+                    lease.release()
+    return (yield from home.run_marshalled(thread, row, args))
+
+
+def _read_path(home: Home, address: int) -> Steps:
+    path = b""
+    while len(path) < PATH_MAX:
+        size = PAGE_SIZE - (address & PAGE_MASK)
+        if not home.check(address, 1, Access.READ):
+            return ""
+        yield Acquire(((address, size, Access.READ),))
+        piece, end, _ = home.read(address, size).partition(b"\0")
+        path += piece
+        if end:
+            return os.fsdecode(path)
+        address += size
+    return ""
+
+
+def _substitute(home: Home, thread: Thread, directory: int, path: str) -> Steps:
+    """The rewritten file for an ELF file with synchronization instructions, else None."""
+    if not path.startswith("/"):
+        number = directory & 0xFFFF_FFFF
+        base = f"/proc/{home.pid}/" + (
+            "cwd" if number == AT_FDCWD & 0xFFFF_FFFF else f"fd/{number}"
+        )
+        path = os.path.join(base, path)
+    try:
+        with open(path, "rb") as file:
+            if file.read(4) != b"\x7fELF":
+                return None
+    except OSError:
+        return None
+    result = yield Background(lambda: home.code.rewrite_library(path))
+    return None if result is None else result.path
+
+
+HANDLERS: Final = {"open": open_, "openat": open_, "openat2": open_, "creat": open_}

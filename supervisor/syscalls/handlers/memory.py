@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Changes of the address space: mmap, munmap, mprotect, mremap, brk, madvise and kin.
+
+One owner, home: calls of all threads of all hosts are taken one at a time, home
+chooses the addresses, and every host that has the area list hears of the
+change on the same first-in first-out link as of the pages.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from supervisor.areas import EXEC, MMAP_TOP, READ, WRITE, Area, Kind
+from supervisor.coherence.messages import Access
+from supervisor.driver.operations import Native, Steps
+from supervisor.syscalls.call import Acquire
+from supervisor.tracee import inject, ptrace
+from supervisor.tracee.memory import FileBacking
+from supervisor.units import PAGE_MASK, PAGE_SIZE, round_up
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.messages import SpecialCall
+    from supervisor.driver.thread import Thread
+
+PROT_MASK: Final = READ | WRITE | EXEC
+MAP_SHARED: Final = 0x01
+MAP_TYPE: Final = 0x0F
+MAP_FIXED: Final = 0x10
+MAP_ANONYMOUS: Final = 0x20
+MAP_HUGETLB: Final = 0x40000
+MAP_FIXED_NOREPLACE: Final = 0x100000
+
+MREMAP_MAYMOVE: Final = 1
+MREMAP_FIXED: Final = 2
+MREMAP_DONTUNMAP: Final = 4
+
+MADV_DONTNEED: Final = 4
+MADV_REMOVE: Final = 9
+MADV_DONTFORK_AND_HINTS: Final = frozenset((0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21))
+
+COPY_PIECE: Final = 1 << 20
+
+
+def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    address, length, protection, flags, descriptor, offset = args
+    protection &= PROT_MASK
+    if length == 0 or length > MMAP_TOP:
+        return -errno.EINVAL if length == 0 else -errno.ENOMEM
+    length = round_up(length)
+    if flags & MAP_TYPE not in (1, 2, 3):
+        return -errno.EINVAL
+    if flags & MAP_HUGETLB:
+        return -errno.ENOMEM  # as on a machine with no huge pages reserved
+    if offset & PAGE_MASK:
+        return -errno.EINVAL
+    file = -1
+    if not flags & MAP_ANONYMOUS:
+        try:
+            file = ptrace.borrow_descriptor(home.pidfd, descriptor & 0xFFFF_FFFF)
+        except OSError as error:
+            return -(error.errno or errno.EBADF)
+        if flags & MAP_TYPE == MAP_SHARED and not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            return -errno.ENODEV
+    if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+        start = address
+        if start & PAGE_MASK or start < 0x10000 or start + length > MMAP_TOP + (1 << 28):
+            return -errno.EINVAL if start & PAGE_MASK else -errno.ENOMEM
+        if home.is_reserved(start, start + length):
+            return -errno.EPERM
+        if flags & MAP_FIXED_NOREPLACE and home.space.overlapping(start, start + length):
+            return -errno.EEXIST
+    else:
+        found = home.space.free_range(length, round_up(address))
+        if found is None:
+            return -errno.ENOMEM
+        start = found
+    if file < 0:
+        _replace(home, Area(start, start + length, protection, Kind.GUEST))
+        return start
+    if flags & MAP_TYPE != MAP_SHARED and protection & WRITE:
+        return (yield from _map_private_copy(home, thread, args, start, length, file))
+    return (yield from _map_file(home, thread, args, start, length, file))
+
+
+def _replace(home: Home, area: Area) -> None:
+    """Put an area in place of what was there, here and elsewhere.
+
+    One on guest memory is mapped here; the kernel has mapped the others already.
+    """
+    replaced = home.space.add(area)
+    home.memory.set_backing(area.start, area.end, None)
+    if area.kind is Kind.GUEST:
+        home.agent.check(
+            [home.agent.map_guest(area.start, area.end - area.start, area.protection)]
+        )
+    if replaced:
+        home.discard(area.start, area.end)
+    home.decoder.forget()
+    home.areas_changed([(area.start, area.end)] if replaced else [], [area], [])
+
+
+def _path_of(home: Home, descriptor: int) -> str:
+    try:
+        return os.readlink(f"/proc/{home.pid}/fd/{descriptor & 0xFFFF_FFFF}")
+    except OSError:
+        return ""
+
+
+def _map_private_copy(
+    home: Home, thread: Thread, args: list[int], start: int, length: int, file: int
+) -> Steps:
+    """A private writable file mapping: its contents are copied onto guest memory."""
+    _, _, protection, _, descriptor, offset = args
+    try:
+        # The kernel checks what is a mappable file with the right access mode.
+        probe = yield Native(9, [0, length, READ, 2, descriptor, offset])
+        if probe < 0:
+            return probe
+        home.agent.check([(inject.SYS_MUNMAP, probe, length)])
+        _replace(home, Area(start, start + length, protection & PROT_MASK, Kind.GUEST,
+                            _path_of(home, descriptor)))
+        at = 0
+        while at < length:
+            data = os.pread(file, min(COPY_PIECE, length - at), offset + at)
+            if not data:
+                break
+            home.memory.write_bytes(start + at, data)
+            at += len(data)
+    finally:
+        os.close(file)
+    return start
+
+
+def _map_file(
+    home: Home, thread: Thread, args: list[int], start: int, length: int, file: int
+) -> Steps:
+    """A read-only private or a shared file mapping: the kernel's own, at home."""
+    _, _, protection, flags, descriptor, offset = args
+    shared = flags & MAP_TYPE != 2
+    kept = False
+    try:
+        fixed = flags & ~MAP_FIXED_NOREPLACE | MAP_FIXED
+        result = yield Native(9, [start, length, protection, fixed, descriptor, offset])
+        if result < 0:
+            return result
+        kind = Kind.FILE if shared else Kind.NATIVE
+        area = Area(start, start + length, protection & PROT_MASK, kind, _path_of(home, descriptor))
+        _replace(home, area)
+        if shared:
+            home.memory.set_backing(start, start + length, FileBacking(file, start - offset))
+            kept = True
+        else:
+            home.memory.set_backing(start, start + length, home.native_backing)
+        if protection & EXEC:
+            home.code_mapped(file, start, offset)
+    finally:
+        if not kept:
+            os.close(file)
+    return start
+
+
+def munmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    start, length = args[0], round_up(args[1])
+    if start & PAGE_MASK or not length or start + length > 1 << 47:
+        return -errno.EINVAL
+    if home.is_reserved(start, start + length):
+        return -errno.EINVAL
+    unmap(home, start, start + length)
+    return 0
+    yield
+
+
+def unmap(home: Home, start: int, end: int) -> None:
+    pieces = home.space.remove(start, end)
+    if not pieces:
+        return
+    home.agent.check([(inject.SYS_MUNMAP, piece.start, piece.end - piece.start)
+                      for piece in pieces])
+    for piece in pieces:
+        home.discard(piece.start, piece.end)
+        home.memory.set_backing(piece.start, piece.end, None)
+    home.decoder.forget()
+    home.areas_changed([(piece.start, piece.end) for piece in pieces], [], [])
+
+
+def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    start, length, protection = args[0], round_up(args[1]), args[2]
+    if start & PAGE_MASK or protection & ~(PROT_MASK | 0x3000000):
+        return -errno.EINVAL
+    protection &= PROT_MASK
+    end = start + length
+    if length == 0:
+        return 0
+    if home.is_reserved(start, end) or not home.space.covers(start, end):
+        return -errno.ENOMEM
+    if protection & WRITE:
+        for piece in home.space.pieces(start, end):
+            if piece.kind is Kind.NATIVE:
+                _make_writable(home, piece)
+    changed = home.space.protect(start, end, protection)
+    native = [piece for piece in changed if piece.kind is Kind.NATIVE]
+    if native:
+        calls = [(inject.SYS_MPROTECT, piece.start, piece.end - piece.start, protection)
+                 for piece in native]
+        for result in home.agent.run(calls):
+            if result < 0:
+                return result
+    home.apply_areas(piece for piece in changed if piece.kind is not Kind.NATIVE)
+    home.decoder.forget()
+    home.areas_changed([], [], changed)
+    return 0
+    yield
+
+
+def _make_writable(home: Home, piece: Area) -> None:
+    """Move a read-only file mapping onto guest memory: the program is to write it."""
+    pages = []
+    for at in range(piece.start, piece.end, COPY_PIECE):
+        pages.append(home.memory.read_bytes(at, min(COPY_PIECE, piece.end - at)))
+    home.memory.set_backing(piece.start, piece.end, None)
+    home.memory.write_bytes(piece.start, b"".join(pages))
+    area = Area(piece.start, piece.end, piece.protection, Kind.GUEST, piece.name)
+    home.space.add(area)
+    home.agent.check([home.agent.map_guest(area.start, area.end - area.start, area.protection)])
+    home.apply_areas([area])
+
+
+def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    wanted = args[0]
+    if wanted < home.break_start:
+        return home.break_end
+    old, new = round_up(home.break_end), round_up(wanted)
+    if new > old:
+        if home.space.overlapping(old, new) or new > MMAP_TOP:
+            return home.break_end
+        _replace(home, Area(old, new, READ | WRITE, Kind.GUEST, "[heap]"))
+    elif new < old:
+        unmap(home, new, old)
+    home.break_end = wanted
+    return wanted
+    yield
+
+
+def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    old, old_length, new_length, flags, target, _ = args
+    old_length, new_length = round_up(old_length), round_up(new_length)
+    if old & PAGE_MASK or not new_length or flags & ~7:
+        return -errno.EINVAL
+    if flags & MREMAP_FIXED and (not flags & MREMAP_MAYMOVE or target & PAGE_MASK):
+        return -errno.EINVAL
+    area = home.space.find(old)
+    if area is None or area.kind is Kind.RESERVED:
+        return -errno.EFAULT
+    if not old_length or flags & MREMAP_DONTUNMAP or area.kind is Kind.NATIVE:
+        return -errno.EINVAL
+    if area.end < old + old_length:
+        return -errno.EFAULT
+    if not flags & MREMAP_FIXED:
+        if new_length <= old_length:
+            if new_length < old_length:
+                unmap(home, old + new_length, old + old_length)
+            return old
+        grown = (old + old_length, old + new_length)
+        if area.kind is Kind.GUEST and area.end == grown[0] \
+                and not home.space.overlapping(*grown) and grown[1] <= MMAP_TOP:
+            _replace(home, Area(*grown, area.protection, Kind.GUEST, area.name))
+            return old
+        if not flags & MREMAP_MAYMOVE:
+            return -errno.ENOMEM
+        found = home.space.free_range(new_length)
+        if found is None:
+            return -errno.ENOMEM
+        target = found
+    elif target < old + old_length and old < target + new_length:
+        return -errno.EINVAL
+    if area.kind is Kind.FILE:
+        return -errno.EINVAL
+    if flags & MREMAP_FIXED:
+        unmap(home, target, target + new_length)
+    _replace(home, Area(target, target + new_length, area.protection, Kind.GUEST, area.name))
+    kept = min(old_length, new_length)
+    for at in range(0, kept, COPY_PIECE):
+        size = min(COPY_PIECE, kept - at)
+        yield Acquire(((old + at, size, Access.READ), (target + at, size, Access.WRITE)))
+        home.memory.copy(old + at, target + at, size)
+    unmap(home, old, old + old_length)
+    return target
+
+
+def madvise(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    start, length, advice = args[0], round_up(args[1]), args[2]
+    if start & PAGE_MASK:
+        return -errno.EINVAL
+    if not length:
+        return 0
+    if not home.space.covers(start, start + length):
+        return -errno.ENOMEM
+    if advice in (MADV_DONTNEED, MADV_REMOVE):
+        for piece in home.space.pieces(start, start + length):
+            if piece.kind is Kind.GUEST:
+                home.discard(piece.start, piece.end)
+                home.apply_areas([piece])
+        return 0
+    return 0 if advice in MADV_DONTFORK_AND_HINTS else -errno.EINVAL
+    yield
+
+
+def accepted(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    """mlock, munlock, msync, ...: nothing to do for memory that is never swapped by us."""
+    start, length = args[0], args[1]
+    if length and not home.space.covers(start & ~PAGE_MASK, round_up(start + length)):
+        return -errno.ENOMEM
+    return 0
+    yield
+
+
+def mincore(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    start, length, vector = args[0], round_up(args[1]), args[2]
+    if start & PAGE_MASK:
+        return -errno.EINVAL
+    if not home.space.covers(start, start + length):
+        return -errno.ENOMEM
+    count = length // PAGE_SIZE
+    if not home.check(vector, count, Access.WRITE):
+        return -errno.EFAULT
+    yield Acquire(((vector, count, Access.WRITE),))
+    home.write(vector, b"\1" * count)
+    return 0
+
+
+HANDLERS: Final = {
+    "mmap": mmap,
+    "munmap": munmap,
+    "mprotect": mprotect,
+    "mremap": mremap,
+    "brk": brk,
+    "madvise": madvise,
+    "mincore": mincore,
+    "mlock": accepted,
+    "mlock2": accepted,
+    "munlock": accepted,
+    "msync": accepted,
+}

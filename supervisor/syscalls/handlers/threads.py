@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Threads' and processes' beginnings and ends: clone, exit, fork and kin.
+
+The kernel task of every thread is made at home, natively, so thread ids, join
+and tgkill stay true. The words that the kernel would write by itself
+(CLONE_PARENT_SETTID, CLONE_CHILD_SETTID, CLONE_CHILD_CLEARTID) are written by
+the supervisor, as guest writes: the kernel's own would be lost on a page that
+is elsewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from typing import TYPE_CHECKING, Final
+
+from supervisor.coherence.messages import Access
+from supervisor.driver.operations import Hold, Native, Steps, Unhold, Wait
+from supervisor.syscalls.call import Acquire
+from supervisor.tracee import inject, ptrace
+from supervisor.units import HOME
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.messages import SpecialCall
+    from supervisor.driver.thread import Thread
+
+SYS_CLONE: Final = 56
+
+CLONE_VM: Final = 0x00000100
+CLONE_VFORK: Final = 0x00004000
+CLONE_THREAD: Final = 0x00010000
+CLONE_SETTLS: Final = 0x00080000
+CLONE_PARENT_SETTID: Final = 0x00100000
+CLONE_CHILD_CLEARTID: Final = 0x00200000
+CLONE_CHILD_SETTID: Final = 0x01000000
+OURS: Final = CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
+
+FUTEX_WAKE: Final = 1
+NO_CALL: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def clone(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    flags, stack, parent_tid, child_tid, tls, _ = args
+    if not flags & CLONE_THREAD:
+        return (yield from home.forks.fork(thread, args, call))
+    context = ptrace.Registers.from_buffer_copy(
+        call.registers if call is not None else bytes(thread.registers)
+    )
+    thread.born.clear()
+    result = yield Native(SYS_CLONE, [flags & ~OURS, stack, 0, 0, tls, 0])
+    if result < 0:
+        return result
+    task = thread.born.pop()
+    if task not in home.newborn:
+        yield Wait(("born", task))
+    home.newborn.discard(task)
+    child = home.add_thread(task, task)
+    home.by_tid[task] = child
+    child.virtual_mask = thread.virtual_mask
+    word = task.to_bytes(4, "little")
+    for flag, address in ((CLONE_PARENT_SETTID, parent_tid), (CLONE_CHILD_SETTID, child_tid)):
+        if flags & flag and home.check(address, 4, Access.WRITE):
+            yield Acquire(((address, 4, Access.WRITE),))
+            home.write(address, word)
+    if flags & CLONE_CHILD_CLEARTID:
+        child.clear_child_tid = child_tid
+    context.rax = 0
+    context.orig_rax = NO_CALL
+    if stack:
+        context.rsp = stack
+    if flags & CLONE_SETTLS:
+        context.fs_base = tls
+    start(home, child, context, call.xstate if call is not None else b"")
+    return task
+
+
+def start(home: Home, child: Thread, context: ptrace.Registers, xstate: bytes) -> None:
+    """Let a new thread run, on the host that has most room."""
+    host = home.placement.choose()
+    home.placement.started(host)
+    try:
+        if host == HOME:
+            home.counters["threads_started"] += 1
+            ctypes.pointer(child.registers)[0] = context
+            ptrace.set_registers(child.task, context)
+            if xstate:
+                ptrace.set_xstate(child.task, xstate)
+            ptrace.cont(child.task)
+        else:
+            home.send_away(
+                child, host, bytes(context), xstate or ptrace.get_xstate(child.task)
+            )
+    except ptrace.TraceeGone:
+        pass
+
+
+def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    """The end of one thread: clear its id word and wake who waits for it (futex(2))."""
+    address = thread.clear_child_tid
+    if address and home.check(address, 4, Access.WRITE):
+        yield Hold(((address, 4, Access.WRITE),))
+        home.write(address, bytes(4))
+        home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE, 1)])
+        yield Unhold()
+    home.exit_task(thread, args[0])
+    return None
+
+
+def exit_group(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    home.exit_program(thread, args[0])
+    return None
+    yield
+
+
+def set_tid_address(
+    home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
+) -> Steps:
+    thread.clear_child_tid = args[0]
+    return thread.tid
+    yield
+
+
+def clone3(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    """glibc and others fall back to clone."""
+    return -errno.ENOSYS
+    yield
+
+
+HANDLERS: Final = {
+    "clone": clone,
+    "clone3": clone3,
+    "exit": exit_,
+    "exit_group": exit_group,
+    "set_tid_address": set_tid_address,
+}
