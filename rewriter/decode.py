@@ -137,6 +137,8 @@ class Insn(NamedTuple):
     filler: bool
     stops: bool
     """control never runs past it: hlt, ud2, int3, iret"""
+    called: int
+    """destination of a direct branch that is pinned (call, loop, jrcxz), 0 for none"""
 
     @property
     def length(self) -> int:
@@ -160,7 +162,7 @@ def details(bits: int, data: bytes, start: int) -> Iterator[Insn]:
             return
         raw = data[at : decoder.position]
         flow = _FLOWS.get(ins.flow_control, Flow.PINNED)
-        target = displacement = 0
+        target = displacement = called = 0
         if flow in (Flow.JCC, Flow.JMP):
             # loop, jrcxz and 16-bit branches have no 32-bit form to move to.
             if ins.op0_kind in _NEAR and ins.op0_kind != OpKind.NEAR_BRANCH16:
@@ -176,7 +178,9 @@ def details(bits: int, data: bytes, start: int) -> Iterator[Insn]:
                 flow = Flow.PINNED
         if ins.mnemonic in _PINNED:
             flow = Flow.PINNED
+        if flow is Flow.PINNED and ins.op_count and ins.op0_kind in _NEAR:
+            called = ins.near_branch_target
         yield Insn(
             start + at, raw, flow, target, displacement, kind_of(ins),
-            ins.mnemonic in _FILLERS, ins.mnemonic in _STOPS,
+            ins.mnemonic in _FILLERS, ins.mnemonic in _STOPS, called,
         )  # fmt: skip

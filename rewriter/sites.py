@@ -187,14 +187,7 @@ def _trace_gaps(code: Code, candidates: np.ndarray) -> None:
     for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
         if target not in roots and _is_boundary(code, known, source):
             roots.add(target)
-    for lo, hi in gaps:
-        inside = sorted(r for r in roots if lo <= r < hi)
-        if not inside:
-            continue
-        # A gap without candidates has no site, but may branch into one with.
-        insns, leaving = _trace(elf, lo, hi, inside)
-        roots |= leaving
-        _add_traced(code, insns)
+    _add_traced(code, _trace(elf, gaps, roots))
 
 
 def _holds(gaps: list[tuple[int, int]], candidates: np.ndarray) -> bool:
@@ -218,26 +211,25 @@ def _is_boundary(code: Code, known: dict[int, Sweep], address: int) -> bool:
     return k >= 0 and s.starts[k] in (address, address - 1) and s.end > address
 
 
-def _trace(elf: Elf, lo: int, hi: int, roots: list[int]) -> tuple[dict[int, Insn], set[int]]:
-    """Recursive descent within [lo, hi): instructions by address, branch targets outside."""
+def _trace(elf: Elf, gaps: list[tuple[int, int]], roots: set[int]) -> dict[int, Insn]:
+    """Recursive descent from the roots, inside the gaps: instructions by address."""
     insns: dict[int, Insn] = {}
-    leaving: set[int] = set()
+    starts = [g[0] for g in gaps]
     work = list(roots)
     while work:
         at = work.pop()
-        if not lo <= at < hi or at in insns:
-            if not lo <= at < hi:
-                leaving.add(at)
+        i = bisect.bisect_right(starts, at) - 1
+        if i < 0 or at >= gaps[i][1] or at in insns:
             continue
-        for insn in details(elf.bits, elf.read(at, min(hi - at, 1 << 20)), at):
+        for insn in details(elf.bits, elf.read(at, min(gaps[i][1] - at, 1 << 20)), at):
             if insn.address in insns or len(insns) > _TRACE_MAX:
                 break
             insns[insn.address] = insn
-            if insn.flow in (Flow.JCC, Flow.JMP):
-                work.append(insn.target)
+            if insn.flow in (Flow.JCC, Flow.JMP) or insn.called:
+                work.append(insn.called or insn.target)
             if insn.flow in (Flow.JMP, Flow.END) or insn.stops:
                 break
-    return insns, leaving
+    return insns
 
 
 def _add_traced(code: Code, insns: dict[int, Insn]) -> None:
