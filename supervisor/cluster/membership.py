@@ -37,6 +37,9 @@ Tell = Callable[[str], None]
 _STRANGERS_MAX: Final = 64
 _RETRY_S: Final = (0.05, 0.5)
 _GRACE_S: Final = 5.0
+_CONNECT_S: Final = 5.0
+_CONNECT_S_OF_MANY: Final = 1.5
+"""Where a launcher tells every address that home has, some may lead nowhere from here."""
 
 
 @dataclass(slots=True)
@@ -77,12 +80,17 @@ async def assemble(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Mem
     if plan.listener is not None or plan.hosts == 1:
         return await gather_hosts(plan, [], warn, log)
     if plan.host_id == HOME:
-        return await gather_hosts(plan, await rendezvous.listen(plan.rendezvous), warn, log)
+        return await gather_hosts(plan, await rendezvous.listen(plan.rendezvous, True), warn, log)
     if plan.host_id is not None:
         return await join(plan, warn, log)
     try:
-        listeners = await rendezvous.listen(plan.rendezvous)
-    except (rendezvous.NotHere, rendezvous.PortInUse):
+        listeners = await rendezvous.listen(plan.rendezvous, False)
+    except (
+        rendezvous.NotHere,
+        rendezvous.PortInUse,
+        rendezvous.UnknownHost,
+        rendezvous.NameServiceSilent,
+    ):
         return await join(plan, warn, log)
     return await gather_hosts(plan, listeners, warn, log)
 
@@ -340,15 +348,25 @@ async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Members
     deadline = trio.current_time() + plan.join_timeout_s
     pause_s, pause_s_max = _RETRY_S
     trouble = ""
+    unknown: rendezvous.UnknownHost | None = None
     while True:
+        found: list[rendezvous.Address] = []
         try:
             found = await rendezvous.resolve(plan.rendezvous)
+            unknown = None
         except rendezvous.NameServiceSilent as error:
-            found, trouble = [], str(error)
+            trouble = str(error)
+        except rendezvous.UnknownHost as error:
+            if unknown is None:
+                warn(f"{error}: trying again for {plan.join_timeout_s:g} s")
+            unknown = error
+        patience_s = _CONNECT_S if len(found) == 1 else _CONNECT_S_OF_MANY
         failure: DsmsupError | None = None
         for address in found:
             try:
-                stream = await rendezvous.dial(address, deadline)
+                stream = await rendezvous.dial(
+                    address, min(deadline, trio.current_time() + patience_s)
+                )
             except OSError as error:
                 trouble = f"{address}: {(error.strerror or str(error)).lower()}"
                 continue
@@ -361,11 +379,13 @@ async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Members
         if failure is not None:
             raise failure
         if trio.current_time() + pause_s >= deadline:
+            if unknown is not None:
+                raise unknown
             raise DsmsupError(
                 f"cannot reach home at {plan.rendezvous} ({trouble or 'no answer'}) within"
                 f" {plan.join_timeout_s:g} s: is dsmsup running there, and the port open?"
             )
-        if pause_s == _RETRY_S[0]:
+        if pause_s == _RETRY_S[0] and unknown is None:
             log(f"waiting for home at {plan.rendezvous} ({trouble})")
         await trio.sleep(pause_s)
         pause_s = min(pause_s * 1.5, pause_s_max)

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Meeting at HOST:PORT: who can listen there is home, the others connect.
 
-Two traps of names stand behind `listen`:
+Three traps of names stand behind `listen`:
 
 - A machine's own name often resolves, on that machine only, to a loopback address
   (Debian writes `127.0.1.1 node1` into /etc/hosts). Listening there would shut the
   others out, so home then listens on every address of the machine.
 - `localhost` is often both ::1 and 127.0.0.1. Two processes of one machine must not each
   win one of them, so only the first address, in a fixed order, decides who is home.
+- A name may stand for home without being an address of its machine: behind a forwarded
+  port, or as a Kubernetes service. A host that is told to be home believes it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import fcntl
 import ipaddress
 import socket
+import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -25,7 +31,8 @@ from supervisor.cluster.transport import tune
 from supervisor.errors import DsmsupError, UsageError
 
 _BACKLOG: Final = 128
-_CONNECT_S: Final = 5.0
+_SIOCGIFCONF: Final = 0x8912
+_IFREQ_BYTES: Final = 40
 _NOT_OURS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH)
 
 
@@ -35,6 +42,10 @@ class PortInUse(DsmsupError):
 
 class NotHere(DsmsupError):
     """The rendezvous is no address of this host."""
+
+
+class UnknownHost(UsageError):
+    """The name does not exist, or not yet (a Kubernetes pod that is still to start)."""
 
 
 class NameServiceSilent(DsmsupError):
@@ -54,7 +65,7 @@ class Address(NamedTuple):
 async def resolve(rendezvous: Rendezvous) -> list[Address]:
     """Every address of the rendezvous, in a fixed order within each of its names.
 
-    Raises UsageError when a name is unknown for good, NameServiceSilent when the name
+    Raises UnknownHost when the name does not exist, NameServiceSilent when the name
     service does not answer now.
     """
     found: list[Address] = []
@@ -68,7 +79,7 @@ async def resolve(rendezvous: Rendezvous) -> list[Address]:
                 raise NameServiceSilent(f"the name service does not answer for {host}") from None
             if len(rendezvous.hosts) > 1:
                 continue
-            raise UsageError(f"unknown host {host} in --rendezvous {rendezvous}") from None
+            raise UnknownHost(f"unknown host {host} in --rendezvous {rendezvous}") from None
         except UnicodeError:
             raise UsageError(f"{host!r} is no host name (--rendezvous)") from None
         addresses = {
@@ -80,15 +91,22 @@ async def resolve(rendezvous: Rendezvous) -> list[Address]:
     return list(dict.fromkeys(found))
 
 
-async def listen(rendezvous: Rendezvous) -> list[socket.socket]:
+async def listen(rendezvous: Rendezvous, told: bool) -> list[socket.socket]:
     """Listen at the rendezvous, on the first of its addresses that is ours and the rest.
 
-    Raises NotHere when none of them is this host's, PortInUse when the first that is
-    ours is taken, UsageError when we may not listen there.
+    `told`: this host was told to be home, it does not only try. Raises NotHere when no
+    address is this host's (and none can be forwarded to it), PortInUse when the first
+    that is ours is taken, UsageError when we may not listen there.
     """
-    addresses = await resolve(rendezvous)
+    believed = told and not any(_is_literal(host) for host in rendezvous.hosts)
+    try:
+        addresses = await resolve(rendezvous)
+    except (UnknownHost, NameServiceSilent):
+        if believed:
+            return [_everywhere(rendezvous)]
+        raise
     if _is_own_name(rendezvous, addresses):
-        return [_listen_everywhere(rendezvous)]
+        return [_everywhere(rendezvous)]
     listeners: list[socket.socket] = []
     try:
         for address in addresses:
@@ -102,11 +120,13 @@ async def listen(rendezvous: Rendezvous) -> list[socket.socket]:
     except BaseException:
         close_all(listeners)
         raise
-    if not listeners:
-        raise NotHere(
-            f"{rendezvous} is no address of this host: host 0 must run where --rendezvous points"
-        )
-    return listeners
+    if listeners:
+        return listeners
+    if believed:
+        return [_everywhere(rendezvous)]
+    raise NotHere(
+        f"{rendezvous} is no address of this host: host 0 must run where --rendezvous points"
+    )
 
 
 def _is_own_name(rendezvous: Rendezvous, addresses: list[Address]) -> bool:
@@ -145,21 +165,11 @@ def _bound(address: Address) -> socket.socket:
     return sock
 
 
-def _listen_everywhere(rendezvous: Rendezvous) -> socket.socket:
+def _everywhere(rendezvous: Rendezvous) -> socket.socket:
     try:
-        if socket.has_dualstack_ipv6():
-            sock = socket.create_server(
-                ("::", rendezvous.port),
-                family=socket.AF_INET6,
-                dualstack_ipv6=True,
-                backlog=_BACKLOG,
-            )
-        else:
-            sock = socket.create_server(("", rendezvous.port), backlog=_BACKLOG)
+        return listen_anywhere(rendezvous.port)
     except OSError as error:
         raise _explain(error, rendezvous) from None
-    sock.setblocking(False)
-    return sock
 
 
 def _explain(error: OSError, rendezvous: Rendezvous) -> DsmsupError:
@@ -182,16 +192,48 @@ def listen_on_loopback() -> socket.socket:
     return sock
 
 
-async def dial(address: Address, deadline: float) -> trio.SocketStream:
-    """Connect, until `deadline` on trio's clock and 5 s at most. Raises OSError.
+def listen_anywhere(port: int) -> socket.socket:
+    """A listener at every address of this machine; port 0 lets the kernel choose one."""
+    if socket.has_dualstack_ipv6():
+        sock = socket.create_server(
+            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
+        )
+    else:
+        sock = socket.create_server(("", port), backlog=_BACKLOG)
+    sock.setblocking(False)
+    return sock
 
-    TimeoutError is one.
+
+def own_addresses() -> tuple[str, ...]:
+    """This machine's addresses that others may reach, IPv4 first; at least a loopback one.
+
+    From SIOCGIFCONF (netdevice(7)), which knows IPv4 only, and /proc/net/if_inet6.
     """
+    found: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        room = bytearray(64 * _IFREQ_BYTES)
+        address = (ctypes.c_char * len(room)).from_buffer(room)
+        request = struct.pack("iP", len(room), ctypes.addressof(address))
+        (length,) = struct.unpack_from("i", fcntl.ioctl(sock, _SIOCGIFCONF, request))
+        for start in range(0, length, _IFREQ_BYTES):
+            found.append(socket.inet_ntoa(room[start + 20 : start + 24]))
+    with contextlib.suppress(OSError), open("/proc/net/if_inet6") as table:
+        found += [str(ipaddress.ip_address(bytes.fromhex(line.split()[0]))) for line in table]
+    useful = [one for one in found if _reachable(ipaddress.ip_address(one))]
+    return tuple(dict.fromkeys(useful)) or ("127.0.0.1",)
+
+
+def _reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return not (address.is_loopback or address.is_link_local or address.is_multicast)
+
+
+async def dial(address: Address, deadline: float) -> trio.SocketStream:
+    """Connect, until `deadline` on trio's clock. Raises OSError (TimeoutError is one)."""
     bare = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         tune(bare)
         sock = trio.socket.from_stdlib_socket(bare)
-        with trio.move_on_at(min(deadline, trio.current_time() + _CONNECT_S)) as limit:
+        with trio.move_on_at(deadline) as limit:
             await sock.connect(address.sockaddr)
         if limit.cancelled_caught:
             raise TimeoutError(errno.ETIMEDOUT, "no answer")

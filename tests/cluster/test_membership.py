@@ -223,7 +223,7 @@ def test_a_name_with_two_addresses_makes_one_home(monkeypatch: pytest.MonkeyPatc
         ]
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(rendezvous, "_CONNECT_S", 0.2)
+    monkeypatch.setattr(membership, "_CONNECT_S_OF_MANY", 0.2)
 
     async def script(nursery: trio.Nursery) -> None:
         same = plan(3, None, free_port(), "cluster.example")
@@ -550,7 +550,7 @@ def test_nobody_home_names_the_address() -> None:
 
 
 def test_an_address_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "_CONNECT_S", 0.1)
+    monkeypatch.setattr(membership, "_CONNECT_S", 0.1)
 
     async def no_answer(*_: Any) -> None:
         await trio.sleep_forever()
@@ -566,21 +566,53 @@ def test_an_address_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatc
     play(script)
 
 
-def test_an_unknown_name_fails_at_once_and_a_silent_service_is_retried(
+def test_a_name_may_appear_late_and_a_wrong_one_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = [socket.EAI_AGAIN, socket.EAI_AGAIN, socket.EAI_NONAME]
+    port = free_port()
+    answers = [socket.EAI_AGAIN, socket.EAI_NONAME, socket.EAI_NONAME]
 
     async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
-        raise socket.gaierror(answers.pop(0), "as told")
+        if host == "nodee1":
+            raise socket.gaierror(socket.EAI_NONAME, "as told")
+        if answers:
+            raise socket.gaierror(answers.pop(0), "as told")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
 
     async def script(nursery: trio.Nursery) -> None:
-        host = start(nursery, plan(2, 1, 7000, "nodee1"))[0]
+        base = plan(2, 1, port, "pod-0.svc")
+        late = start(nursery, base)[0]
+        await late.heard("unknown host pod-0.svc in --rendezvous pod-0.svc", "warnings")
+        home = start(nursery, replace(base, host_id=HOME))[0]
+        await finish([late, home])
+        assert len(late.warnings) == 1 and not answers
+        check([home, late])
+        wrong = replace(plan(2, None, 7000, "nodee1"), join_timeout_s=0.2)
+        host = start(nursery, wrong)[0]
         await host.done.wait()
-        assert isinstance(host.error, UsageError) and not answers
-        assert "unknown host nodee1 in --rendezvous nodee1:7000" in str(host.error)
+        assert isinstance(host.error, UsageError)
+        assert str(host.error) == "unknown host nodee1 in --rendezvous nodee1:7000"
+
+    play(script)
+
+
+def test_told_to_be_home_under_a_name_that_is_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        address = "192.0.2.77" if host == "service" else host
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+
+    async def script(nursery: trio.Nursery) -> None:
+        base = plan(2, 0, free_port(), "service")
+        home = start(nursery, base)[0]
+        await home.heard("waiting")
+        forwarded = replace(base.rendezvous, hosts=("127.0.0.1",))
+        other = start(nursery, replace(base, host_id=None, rendezvous=forwarded))[0]
+        await finish([home, other])
+        check([home, other])
 
     play(script)
 
