@@ -10,7 +10,7 @@ import os
 from typing import NamedTuple
 
 from rewriter.cache import Rewritten, rewritten
-from rewriter.errors import RewriteError
+from rewriter.errors import RewriteError, Unsupported
 from supervisor.areas import AddressSpace
 from supervisor.errors import CannotExecute
 from supervisor.tracee import image
@@ -33,12 +33,18 @@ class CodeMap:
         """(st_dev, st_ino) of a rewritten file in the cache."""
         self._by_path: dict[str, Rewritten] = {}
         self.objects: list[LoadedObject] = []
-        self._targets: dict[int, tuple[int, bool]] = {}
 
     def rewrite(self, path: str) -> Rewritten | None:
-        """The rewritten file of an ELF file; None where there is nothing to rewrite."""
+        """The rewritten file of an ELF file; None where there is nothing to rewrite.
+
+        Also None for a file that the rewriter does not take (written by a
+        compiler without unwind tables, checked by a hash of itself): while no
+        page has several writers, code is correct without its traps.
+        """
         try:
             result = rewritten(path)
+        except Unsupported:
+            return None
         except RewriteError as error:
             raise CannotExecute(str(error)) from None
         if result.unchanged:
@@ -86,15 +92,16 @@ class CodeMap:
         if any(known.bias == bias and known.rewritten is result for known in self.objects):
             return
         self.objects.append(LoadedObject(bias, result))
-        targets = self._targets
-        for address, target in result.redirects.items():
-            targets[address + bias] = (target + bias, False)
-        for address, site in result.traps.items():
-            targets[address + bias] = (site.address_of_native_copy + bias, True)
 
     def find(self, address: int) -> tuple[int, bool] | None:
         """(where to go on, is it a trap) for an address that raised SIGILL or the like."""
-        return self._targets.get(address)
+        for bias, result in self.objects:
+            at = address - bias
+            if at in result.traps:
+                return result.traps[at].native + bias, True
+            if at in result.redirects:
+                return result.redirects[at] + bias, False
+        return None
 
 
 def _protection(flags: int) -> int:
