@@ -11,7 +11,6 @@ from supervisor.syscalls.spec import (
     Out,
     V,
     answered,
-    home,
     refused,
     space,
 )
@@ -43,7 +42,7 @@ ROWS: Final = (
     space("shmat", V, V, V),
     space("shmdt", V),
     space("pkey_mprotect", V, V, V, V),
-    home("mincore", V, V, Out(_pages)),
+    space("mincore", V, V, Out(_pages)),
     answered("pkey_alloc", -28, _NO_KEYS),
     answered("pkey_free", -22, _NO_KEYS),
     answered("mbind", ENOSYS, _NO_NUMA),
