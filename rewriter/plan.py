@@ -234,3 +234,7 @@ def _record(plan: Plan, placed: Placed) -> None:
             piece.address, p.native, p.end - p.native, p.end, piece.insn.kind,
             plan.code.function_at(piece.address),
         )  # fmt: skip
+    for address in patch.boundaries:
+        # Padding that was covered: a nop leads to where the padding ends.
+        if address not in plan.redirects and plan.elf.read(address, 1) != b"\xcc":
+            plan.redirects[address] = patch.end

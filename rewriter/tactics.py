@@ -115,9 +115,10 @@ def _cover(place: Place, first: int, last: int) -> tuple[tuple[Piece, ...], tupl
     insns = place.insns[first : last + 1]
     pieces = [place.piece(i) for i in insns if not _is_filler(insns, i)]
     end = insns[-1].end
+    # Padding covered is no step of the trampoline, but a boundary all the same.
     if insns[len(pieces) - 1].flow not in (Flow.JMP, Flow.END):
         pieces.append(Piece(None, None, None, end))
-    return tuple(pieces), tuple(i.address for i in insns[1 : len(pieces)]), end
+    return tuple(pieces), tuple(i.address for i in insns[1:]), end
 
 
 def _is_filler(insns: list[Insn], insn: Insn) -> bool:

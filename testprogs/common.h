@@ -81,10 +81,10 @@ static inline void run_threads_at_once(int count, void *(*body)(void *))
 	run_threads(count, team_member);
 }
 
-/* Some microseconds of private work, so that others get between two accesses. */
+/* Some tens of microseconds of private work, so that others get between two accesses. */
 static inline void dawdle(void)
 {
-	for (volatile int i = 0; i < 3000; i++)
+	for (volatile int i = 0; i < 20000; i++)
 		;
 }
 

@@ -53,7 +53,7 @@ from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.memory import GuestMemory
 from supervisor.tracee.stops import Stop, StopKind, drain
-from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, HostId, PageNumber
+from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
 HOLD_S: Final = 100e-6
 """How long a granted page is kept from others if its thread has not been seen to progress."""
@@ -434,10 +434,15 @@ class Supervisor:
     # Page faults --------------------------------------------------------------------
 
     def _code_at(self, thread: Thread) -> bytes:
+        """The instruction at rip, as far as it is on this host; empty if decoded already."""
         ip = thread.registers.rip
         if self.decoder.cached(ip):
             return b""
-        return self.memory.read_bytes(ip, INSTRUCTION_LENGTH_MAX)
+        length = INSTRUCTION_LENGTH_MAX
+        here = PAGE_SIZE - (ip & PAGE_MASK)
+        if here < length and not self.node.allows((ip >> PAGE_SHIFT) + 1, 1, Access.READ):
+            length = here
+        return self.memory.read_bytes(ip, length)
 
     def _page_fault(self, thread: Thread, address: int) -> bool:
         """Ask for what the faulting instruction needs; False when the fault is the program's."""
@@ -445,24 +450,9 @@ class Supervisor:
         if area is None or not area.protection or area.kind is Kind.RESERVED:
             return False
         registers = thread.registers
-        touched = self.decoder.touches(self._code_at(thread), registers)
-        needs = needs_of_fault(touched, address)
-        ranges: list[tuple[int, int, Access]] = []
-        for touch_address, length, access in needs:
-            covers = touch_address <= address < touch_address + length
-            if covers:
-                if access is Access.WRITE and not area.protection & WRITE:
-                    return False
-                if 0 <= address - registers.rip < INSTRUCTION_LENGTH_MAX and not any(
-                    t.address <= address < t.address + max(t.length, 1) for t in touched
-                ):
-                    if not area.protection & EXEC:
-                        return False
-            elif not self.space.covers(
-                touch_address, touch_address + length, WRITE if access is Access.WRITE else 0
-            ):
-                continue  # this operand will fault on its own account
-            ranges.append((touch_address, length, access))
+        ranges = self._wanted(thread, address, area)
+        if not ranges:
+            return False
         key = (registers.rip, address, registers.rsp, registers.rcx, registers.rax)
         if self._held.pop(thread.requester, None) is not None:
             self.step(Released(thread.requester))
@@ -489,6 +479,33 @@ class Supervisor:
         thread.waiting = True
         self.step(Fault(thread.requester, runs, ahead))
         return True
+
+    def _wanted(
+        self, thread: Thread, address: int, area: Area
+    ) -> list[tuple[int, int, Access]]:
+        """What the instruction that faulted at an address of this area wants.
+
+        Empty where the program itself (its logical protection) is at fault.
+        """
+        ip = thread.registers.rip
+        fetch = [(address, 1, Access.READ)] if area.protection & EXEC else []
+        if not self.node.allows(ip >> PAGE_SHIFT, 1, Access.READ):
+            return fetch  # its bytes are not here yet: decoding them would tell lies
+        touched = self.decoder.touches(self._code_at(thread), thread.registers)
+        if 0 <= address - ip < INSTRUCTION_LENGTH_MAX and not any(
+            touch.address <= address < touch.address + max(touch.length, 1) for touch in touched
+        ):
+            return fetch
+        ranges: list[tuple[int, int, Access]] = []
+        for start, length, access in needs_of_fault(touched, address):
+            right = WRITE if access is Access.WRITE else 0
+            if start <= address < start + length:
+                if area.protection & right != right:
+                    return []
+            elif not self.space.covers(start, start + length, right):
+                continue  # this operand will fault on its own account
+            ranges.append((start, length, access))
+        return ranges
 
     def _runs(self, ranges: Iterable[tuple[int, int, Access]]) -> tuple[Run, ...]:
         """Pages of byte ranges, ascending, disjoint, each with the greatest access wanted."""

@@ -39,9 +39,9 @@ from supervisor.syscalls.spec import (
 Steps = Generator[Acquire, None, None]
 
 IOV_MAX: Final = 1024
-_IOVEC: Final = 16
-_MSGHDR: Final = 56
-_MMSGHDR: Final = 64
+IOVEC: Final = 16
+MSGHDR: Final = 56
+MMSGHDR: Final = 64
 _NAME, _NAMELEN, _IOV, _IOVLEN, _CONTROL, _CONTROLLEN = 0, 8, 16, 24, 32, 40
 _SOCKADDR_MAX: Final = 128
 _CONTROL_MAX: Final = 1 << 20
@@ -134,7 +134,7 @@ def vector_step(index: int, kind: Vector) -> Callable[[Build], Steps]:
         address, count = build.args[index], build.args[kind.count]
         raw = None
         if address and 0 < count <= IOV_MAX:
-            raw = yield from fetch(build.guest, address, count * _IOVEC)
+            raw = yield from fetch(build.guest, address, count * IOVEC)
         if raw is None:
             build.values[index] = bad(address)
             return
@@ -185,7 +185,7 @@ def _message(
     refer(_CONTROL, control, controllen if controllen <= _CONTROL_MAX else 0, _CONTROLLEN)
     vector = None
     if iov and 0 < iovlen <= IOV_MAX:
-        vector = yield from fetch(guest, iov, iovlen * _IOVEC)
+        vector = yield from fetch(guest, iov, iovlen * IOVEC)
     if vector is None:
         fixups.append((at + _IOV, LITERAL, bad(iov)))
     else:
@@ -198,11 +198,11 @@ def _message(
 def message_step(index: int, kind: Message) -> Callable[[Build], Steps]:
     def step(build: Build) -> Steps:
         address = build.args[index]
-        raw = yield from fetch(build.guest, address, _MSGHDR)
-        if raw is None or (kind.out and not build.guest.check(address, _MSGHDR, WRITE)):
+        raw = yield from fetch(build.guest, address, MSGHDR)
+        if raw is None or (kind.out and not build.guest.check(address, MSGHDR, WRITE)):
             build.values[index] = bad(address)
             return
-        segment = Segment(raw, _MSGHDR, int(kind.out and Rule.WHOLE), address=address)
+        segment = Segment(raw, MSGHDR, int(kind.out and Rule.WHOLE), address=address)
         number = build.point(index, segment)
         fixups = yield from _message(build, raw, _Header(number, 0, 0, None), kind.out)
         segment.fixups = tuple(fixups)
@@ -215,7 +215,7 @@ def messages_step(index: int, kind: Messages) -> Callable[[Build], Steps]:
         address = build.args[index]
         # The kernel takes the first 1024, silently.
         count = min(build.args[kind.count] & 0xFFFFFFFF, IOV_MAX)
-        length = count * _MMSGHDR
+        length = count * MMSGHDR
         guest = build.guest
         raw = None
         if length and guest.check(address, length, WRITE):
@@ -224,13 +224,13 @@ def messages_step(index: int, kind: Messages) -> Callable[[Build], Steps]:
             build.values[index] = bad(address)
             return
         build.values[kind.count] = count
-        segment = Segment(raw, length, Rule.RETURNED, _MMSGHDR, 0, 0, address)
+        segment = Segment(raw, length, Rule.RETURNED, MMSGHDR, 0, 0, address)
         number = build.point(index, segment)
         fixups: list[tuple[int, int, int]] = []
         for i in range(count):
-            at = i * _MMSGHDR
-            header = _Header(number, at, i + 1, (number, at + _MSGHDR))
-            one = raw[at : at + _MSGHDR]
+            at = i * MMSGHDR
+            header = _Header(number, at, i + 1, (number, at + MSGHDR))
+            one = raw[at : at + MSGHDR]
             fixups += yield from _message(build, one, header, kind.out)
         segment.fixups = tuple(fixups)
 

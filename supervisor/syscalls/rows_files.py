@@ -53,6 +53,9 @@ USTAT: Final = 32
 POLLFD: Final = 8
 EPOLL_EVENT: Final = 12
 SIGSET: Final = 8
+FS_DISK_QUOTA: Final = 112
+FS_QUOTA_STAT: Final = 80
+FS_QUOTA_STATV: Final = 168
 
 _OFFSET: Final = InOut(8)
 _TIMEOUT_LEFT: Final = InOut(TIMESPEC, ALWAYS, optional=True)
@@ -116,12 +119,12 @@ _QUOTA_BUFFERS: Final = {
     0x800009: Out(72),  # Q_GETNEXTQUOTA
     0x5801: In(4),  # Q_XQUOTAON
     0x5802: In(4),  # Q_XQUOTAOFF
-    0x5803: InOut(112),  # Q_XGETQUOTA
-    0x5804: In(112),  # Q_XSETQLIM
-    0x5805: InOut(80),  # Q_XGETQSTAT
+    0x5803: InOut(FS_DISK_QUOTA),  # Q_XGETQUOTA
+    0x5804: In(FS_DISK_QUOTA),  # Q_XSETQLIM
+    0x5805: InOut(FS_QUOTA_STAT),  # Q_XGETQSTAT
     0x5806: In(4),  # Q_XQUOTARM
-    0x5808: InOut(168),  # Q_XGETQSTATV
-    0x5809: InOut(112),  # Q_XGETNEXTQUOTA
+    0x5808: InOut(FS_QUOTA_STATV),  # Q_XGETQSTATV
+    0x5809: InOut(FS_DISK_QUOTA),  # Q_XGETNEXTQUOTA
 }
 _QUOTA: Final = {
     command: home("quotactl", V, PATH, V, kind) for command, kind in _QUOTA_BUFFERS.items()

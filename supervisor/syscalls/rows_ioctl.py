@@ -205,12 +205,12 @@ _BLOCK: Final[dict[int, Kind]] = {
     **{request: V for request in (0x4C06, 0x4C07, 0x4C08, 0x4C09, 0x4C80, 0x4C81, 0x4C82)},
 }
 
-_TABLE: Final = {
+TABLE: Final = {
     request: home("ioctl", FD, V, kind)
     for request, kind in (_TERMINAL | _SOCKET | _FILE | _BLOCK).items()
 }
-_TABLE[0x8946] = answered("ioctl", EOPNOTSUPP, "SIOCETHTOOL has pointers inside")
-_TABLE[0x541C] = answered("ioctl", ENOTTY, "TIOCLINUX is the console's own")
+TABLE[0x8946] = answered("ioctl", EOPNOTSUPP, "SIOCETHTOOL has pointers inside")
+TABLE[0x541C] = answered("ioctl", ENOTTY, "TIOCLINUX is the console's own")
 
 _FLAT: Final = frozenset({0x12, 0x45, 0x49, 0x52, 0x54, 0x58, 0x66, 0x70, 0x72, 0x76, 0x89, 0x8A,
                           0x94, 0xB7, 0xFF})  # fmt: skip
@@ -232,7 +232,7 @@ def _decode(request: int) -> Buffer:
 def by_request(args: Args) -> Row:
     """The row of one ioctl(fd, request, argument)."""
     request, argument = args[1] & 0xFFFFFFFF, args[2]
-    row = _TABLE.get(request) or _decoded.get(request)
+    row = TABLE.get(request) or _decoded.get(request)
     if row is not None:
         return row
     kind = request >> 8 & 0xFF

@@ -80,8 +80,10 @@ class AccessDecoder:
         ip = registers.rip
         operands = self._cache.get(ip)
         if operands is None:
-            operands = self._decode(code, ip)
-            self._cache[ip] = operands
+            decoded = self._decode(code, ip)
+            if decoded is None:
+                return []  # cut short at a page that is not here: what faults is its fetch
+            operands = self._cache[ip] = decoded
         touched = []
         for operand in operands:
             address = operand.displacement
@@ -98,10 +100,10 @@ class AccessDecoder:
     def cached(self, ip: int) -> bool:
         return ip in self._cache
 
-    def _decode(self, code: bytes, ip: int) -> tuple[Operand, ...]:
+    def _decode(self, code: bytes, ip: int) -> tuple[Operand, ...] | None:
         instruction = iced_x86.Decoder(64, code, ip=ip).decode()
         if instruction.is_invalid:
-            return ()
+            return None
         info = self._factory.info(instruction)
         operands = []
         for used in info.used_memory():
