@@ -28,7 +28,7 @@ Transfers over BUFFER_MAX go in pieces, so that no host needs memory for all:
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 from supervisor.arch import syscalls_x86_64
 from supervisor.errors import PeerError, UnsupportedError
@@ -124,53 +124,84 @@ def gather(
     return Call(number, values, build.pointers, build.segments, build.left)
 
 
+def _check(call: Call) -> None:
+    """PeerError unless everything that a call refers to lies within it."""
+    segments, count = call.segments, len(call.segments)
+    sound = len(call.args) <= 6 and all(
+        0 <= argument < 6 and 0 <= number < count for argument, number in call.pointers
+    )
+    for segment in segments:
+        rule, base, length = segment.rule, segment.base, segment.length
+        sound = sound and len(segment.data) <= length <= 2 * BUFFER_MAX
+        if rule == Rule.COUNTED:
+            at = segment.unit
+            sound = sound and 0 <= at < count and 0 <= base <= segments[at].length - 4
+        elif rule:
+            sound = sound and segment.unit >= 0 and base >= 0
+        for offset, target, addend in segment.fixups:
+            if target == LITERAL:
+                sound = sound and 0 <= addend < 1 << 64
+            else:
+                sound = sound and 0 <= target < count and 0 <= addend <= segments[target].length
+            sound = sound and 0 <= offset <= len(segment.data) - 8
+    if not sound:
+        raise PeerError(f"system call {call.nr}: its arguments contradict each other")
+
+
 def place(call: Call, scratch: Scratch) -> list[int]:
     """Put a call's segments into scratch memory; the six argument registers to run it with.
 
     One allocation and one write: segments with data first, then those that the
     kernel only fills. Raises PeerError for a call that no `gather` makes.
     """
+    _check(call)
     registers = call.args + [0] * (6 - len(call.args))
     segments = call.segments
     if not segments:
         return registers
-    starts = [0] * len(segments)
-    at = filled = 0
-    order = sorted(range(len(segments)), key=lambda i: not segments[i].data)
-    for number in order:
-        segment = segments[number]
-        if segment.length < 0 or len(segment.data) > segment.length:
-            raise PeerError(f"system call {call.nr}: segment {number} is longer than its length")
-        # Direct I/O wants aligned memory; 16 serves any type.
-        at = (at + (15 if segment.length < 512 else PAGE_MASK)) & ~(
-            15 if segment.length < 512 else PAGE_MASK
-        )
-        starts[number] = at
-        at += segment.length
+    if len(segments) == 1 and not segments[0].fixups and len(segments[0].data) in (
+        0, segments[0].length,
+    ):  # fmt: skip
+        segment = segments[0]
+        base = scratch.allocate(segment.length)
         if segment.data:
+            scratch.write(base, segment.data)
+        addresses = call.addresses = [base]
+    else:
+        addresses = _place_many(call, scratch)
+    for argument, number in call.pointers:
+        registers[argument] = addresses[number]
+    return registers
+
+
+def _place_many(call: Call, scratch: Scratch) -> list[int]:
+    segments = call.segments
+    starts = [0] * len(segments)
+    order = [i for i, segment in enumerate(segments) if segment.data]
+    filled_count = len(order)
+    order += [i for i, segment in enumerate(segments) if not segment.data]
+    at = filled = 0
+    for position, number in enumerate(order):
+        length = segments[number].length
+        # Direct I/O wants aligned memory; 16 serves any type.
+        mask = 15 if length < 512 else PAGE_MASK
+        at = (at + mask) & ~mask
+        starts[number] = at
+        at += length
+        if position < filled_count:
             filled = at
     base = scratch.allocate(at)
     addresses = call.addresses = [base + start for start in starts]
-    try:
-        for argument, number in call.pointers:
-            registers[argument] = addresses[number]
-        if len(order) == 1 and not segments[0].fixups and len(segments[0].data) == filled:
-            if filled:
-                scratch.write(base, segments[0].data)
-        elif filled:
-            image = bytearray(filled)
-            for number in order:
-                segment, start = segments[number], starts[number]
-                if not segment.data:
-                    break
-                image[start : start + len(segment.data)] = segment.data
-                for offset, target, addend in segment.fixups:
-                    value = addend if target == LITERAL else addresses[target] + addend
-                    struct.pack_into("<Q", image, start + offset, value)
-            scratch.write(base, bytes(image))
-    except (IndexError, struct.error) as error:
-        raise PeerError(f"system call {call.nr}: bad pointers: {error}") from None
-    return registers
+    if filled:
+        image = bytearray(filled)
+        for number in order[:filled_count]:
+            segment, start = segments[number], starts[number]
+            image[start : start + len(segment.data)] = segment.data
+            for offset, target, addend in segment.fixups:
+                value = addend if target == LITERAL else addresses[target] + addend
+                struct.pack_into("<Q", image, start + offset, value)
+        scratch.write(base, bytes(image))
+    return addresses
 
 
 def collect(row: Row, call: Call, ret: int, scratch: Scratch) -> Result:
@@ -237,34 +268,44 @@ def scatter(
         segment = call.segments[number]
         if offset + len(data) > segment.length:
             raise PeerError(f"system call {call.nr}: result longer than its buffer")
-        if segment.parts:
-            parts = _spread(segment.parts, len(data))
-        else:
-            parts = ((segment.address + offset, len(data)),)
-        at = 0
         try:
-            for group in groups(parts):
-                if not all(guest.check(address, n, WRITE) for address, n in group):
+            if not segment.parts and len(data) <= PIECE:
+                address = segment.address + offset
+                if guest.check(address, len(data), WRITE):
+                    yield Acquire(((address, len(data), WRITE),))
+                    guest.write(address, data)
+                else:
                     fault = True
-                    break
-                yield Acquire(tuple((address, n, WRITE) for address, n in group))
-                for address, n in group:
-                    guest.write(address, data[at : at + n])
-                    at += n
+            elif not (yield from _scatter_parts(segment, offset, data, guest)):
+                fault = True
         except BadAddress:
             fault = True
     return -EFAULT if fault else result.ret
 
 
-def _spread(parts: tuple[tuple[int, int], ...], length: int) -> tuple[tuple[int, int], ...]:
+def _scatter_parts(
+    segment: Segment, offset: int, data: bytes, guest: Guest
+) -> Generator[Acquire, None, bool]:
+    """Write `data` over the segment's parts, or in pieces; False where memory ends first."""
+    parts = segment.parts or ((segment.address + offset, len(data)),)
+    at = 0
+    for group in groups(_first(parts, len(data))):
+        if not all(guest.check(address, length, WRITE) for address, length in group):
+            return False
+        yield Acquire(tuple((address, length, WRITE) for address, length in group))
+        for address, length in group:
+            guest.write(address, data[at : at + length])
+            at += length
+    return True
+
+
+def _first(parts: tuple[tuple[int, int], ...], length: int) -> Iterable[tuple[int, int]]:
     """The first `length` bytes of the parts."""
-    spread: list[tuple[int, int]] = []
     for address, n in parts:
         if length <= 0:
-            break
-        spread.append((address, min(n, length)))
+            return
+        yield address, min(n, length)
         length -= n
-    return tuple(spread)
 
 
 def goes_on(call: Call, value: int, regular: bool = True) -> bool:

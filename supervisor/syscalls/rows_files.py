@@ -55,7 +55,7 @@ EPOLL_EVENT: Final = 12
 SIGSET: Final = 8
 FS_DISK_QUOTA: Final = 112
 FS_QUOTA_STAT: Final = 80
-FS_QUOTA_STATV: Final = 168
+FS_QUOTA_STATV: Final = 160
 
 _OFFSET: Final = InOut(8)
 _TIMEOUT_LEFT: Final = InOut(TIMESPEC, ALWAYS, optional=True)

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Numbers and sizes of structures, against this machine's kernel headers by gcc."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from supervisor.arch.syscalls_x86_64 import NAMES, NUMBERS
+from supervisor.syscalls import (
+    nested,
+    rows_control,
+    rows_files,
+    rows_ioctl,
+    rows_ipc,
+    rows_network,
+    rows_process,
+    rows_system,
+)
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+HEADERS = """
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/sysinfo.h>
+#include <sys/times.h>
+#include <sys/time.h>
+#include <sys/timex.h>
+#include <sys/utsname.h>
+#include <sys/ipc.h>
+#include <sys/sem.h>
+#include <sys/msg.h>
+#include <sys/shm.h>
+#include <sys/quota.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <poll.h>
+#include <mqueue.h>
+#include <signal.h>
+#include <time.h>
+#include <utime.h>
+#include <linux/capability.h>
+#include <linux/dqblk_xfs.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <linux/futex.h>
+#include <linux/hdreg.h>
+#include <linux/loop.h>
+#include <linux/serial.h>
+#include <linux/filter.h>
+"""
+
+KERNEL_TERMIOS = "#include <asm/termbits.h>\n#include <asm/termios.h>\n#include <stdio.h>\n"
+
+SIZES = {
+    "struct stat": rows_files.STAT,
+    "struct statfs": rows_files.STATFS,
+    "struct statx": rows_files.STATX,
+    "struct flock": rows_control.FLOCK,
+    "struct timespec": rows_files.TIMESPEC,
+    "struct timeval": rows_files.TIMEVAL,
+    "struct utimbuf": rows_files.UTIMBUF,
+    "struct pollfd": rows_files.POLLFD,
+    "struct epoll_event": rows_files.EPOLL_EVENT,
+    "struct iovec": nested.IOVEC,
+    "struct msghdr": nested.MSGHDR,
+    "struct mmsghdr": nested.MMSGHDR,
+    "struct sockaddr_storage": rows_network.SOCKADDR_MAX,
+    "struct sock_fprog": 16,
+    "struct sock_filter": 8,
+    "struct rusage": rows_process.RUSAGE,
+    "struct rlimit": rows_process.RLIMIT,
+    "siginfo_t": rows_process.SIGINFO,
+    "stack_t": rows_process.STACK,
+    "struct sigevent": rows_process.SIGEVENT,
+    "struct itimerspec": rows_process.ITIMERSPEC,
+    "struct itimerval": rows_process.ITIMERVAL,
+    "struct timezone": rows_process.TIMEZONE,
+    "struct timex": rows_process.TIMEX,
+    "struct tms": rows_process.TMS,
+    "struct robust_list_head": rows_process.ROBUST_LIST_HEAD,
+    "struct __user_cap_header_struct": 8,
+    "struct __user_cap_data_struct [2]": 24,
+    "struct utsname": rows_system.UTSNAME,
+    "struct sysinfo": rows_system.SYSINFO,
+    "struct semid_ds": rows_ipc.SEMID_DS,
+    "struct msqid_ds": rows_ipc.MSGID_DS,
+    "struct shmid_ds": rows_ipc.SHMID_DS,
+    "struct seminfo": rows_ipc.SEMINFO,
+    "struct msginfo": rows_ipc.MSGINFO,
+    "struct shminfo": rows_ipc.SHMINFO,
+    "struct shm_info": rows_ipc.SHM_INFO,
+    "struct sembuf": rows_ipc.SEMBUF,
+    "struct mq_attr": rows_ipc.MQ_ATTR,
+    "struct dqblk": 72,
+    "struct dqinfo": 24,
+    "struct fs_disk_quota": rows_files.FS_DISK_QUOTA,
+    "struct fs_quota_stat": rows_files.FS_QUOTA_STAT,
+    "struct fs_quota_statv": rows_files.FS_QUOTA_STATV,
+    "struct ifreq": rows_ioctl.IFREQ,
+    "struct ifconf": 16,
+    "struct arpreq": rows_ioctl.ARPREQ,
+    "struct fiemap": rows_ioctl.FIEMAP,
+    "struct fiemap_extent": rows_ioctl.FIEMAP_EXTENT,
+    "struct file_dedupe_range": 24,
+    "struct file_dedupe_range_info": 32,
+    "struct hd_geometry": rows_ioctl.HD_GEOMETRY,
+    "struct loop_info64": rows_ioctl.LOOP_INFO64,
+    "struct serial_struct": rows_ioctl.SERIAL_STRUCT,
+    "struct serial_rs485": rows_ioctl.SERIAL_RS485,
+    "struct serial_icounter_struct": rows_ioctl.SERIAL_ICOUNTER,
+}
+
+KERNEL_SIZES = {
+    "struct termios": rows_ioctl.TERMIOS,
+    "struct termio": rows_ioctl.TERMIO,
+    "struct winsize": rows_ioctl.WINSIZE,
+}
+
+OFFSETS = {
+    "offsetof(struct msghdr, msg_name)": 0,
+    "offsetof(struct msghdr, msg_namelen)": 8,
+    "offsetof(struct msghdr, msg_iov)": 16,
+    "offsetof(struct msghdr, msg_iovlen)": 24,
+    "offsetof(struct msghdr, msg_control)": 32,
+    "offsetof(struct msghdr, msg_controllen)": 40,
+    "offsetof(struct mmsghdr, msg_len)": 56,
+    "offsetof(struct sock_fprog, filter)": 8,
+    "offsetof(struct ifconf, ifc_ifcu)": 8,
+    "offsetof(struct fiemap, fm_extent_count)": 24,
+    "offsetof(struct file_dedupe_range, dest_count)": 16,
+    "offsetof(struct sigevent, sigev_notify)": 12,
+    "offsetof(struct dqinfo, dqi_flags)": 16,
+}
+
+
+def run_c(tmp_path: Path, source: str) -> list[int]:
+    (tmp_path / "print.c").write_text(source)
+    subprocess.run(
+        ["gcc", "-o", "print", "print.c"], cwd=tmp_path, check=True, capture_output=True, timeout=60
+    )
+    out = subprocess.run(["./print"], cwd=tmp_path, check=True, capture_output=True, timeout=10)
+    return [int(line) for line in out.stdout.split()]
+
+
+def program(headers: str, expressions: list[str]) -> str:
+    lines = [f'  printf("%d\\n", (int)({text}));' for text in expressions]
+    return headers + "int main(void) {\n" + "\n".join(lines) + "\n  return 0;\n}\n"
+
+
+def test_numbers(tmp_path: Path) -> None:
+    macros = subprocess.run(
+        ["gcc", "-E", "-dM", "-"], input=b"#include <asm/unistd_64.h>\n", check=True,
+        capture_output=True, cwd=tmp_path, timeout=60,
+    ).stdout.decode()
+    headers = {
+        words[1].removeprefix("__NR_"): int(words[2])
+        for words in (line.split() for line in macros.splitlines())
+        if len(words) == 3 and words[1].startswith("__NR_")
+    }
+    assert len(headers) > 350
+    assert {name: NUMBERS.get(name) for name in headers} == headers
+    # Beyond the headers of this machine there are newer calls, and only such.
+    newest = max(headers.values())
+    assert {number for number, name in NAMES.items() if name not in headers} <= {
+        335, 336, *range(newest + 1, newest + 100),
+    }
+
+
+def test_sizes(tmp_path: Path) -> None:
+    expressions = [f"sizeof({name})" for name in SIZES] + list(OFFSETS)
+    sizes = run_c(tmp_path, program(HEADERS, expressions))
+    expected = {**SIZES, **OFFSETS}
+    assert dict(zip(expected, sizes, strict=True)) == expected
+
+
+def test_sizes_of_terminals(tmp_path: Path) -> None:
+    sizes = run_c(tmp_path, program(KERNEL_TERMIOS, [f"sizeof({name})" for name in KERNEL_SIZES]))
+    assert dict(zip(KERNEL_SIZES, sizes, strict=True)) == KERNEL_SIZES
+
+
+REQUESTS = """
+TCGETS TCSETS TCSETSW TCSETSF TCGETA TCSETA TCSETAW TCSETAF TCSBRK TCXONC TCFLSH TIOCEXCL
+TIOCNXCL TIOCSCTTY TIOCGPGRP TIOCSPGRP TIOCOUTQ TIOCSTI TIOCGWINSZ TIOCSWINSZ TIOCMGET
+TIOCMBIS TIOCMBIC TIOCMSET TIOCGSOFTCAR TIOCSSOFTCAR FIONREAD TIOCCONS TIOCGSERIAL
+TIOCSSERIAL TIOCPKT FIONBIO TIOCNOTTY TIOCSETD TIOCGETD TCSBRKP TIOCSBRK TIOCCBRK TIOCGSID
+TIOCGRS485 TIOCSRS485 TIOCVHANGUP TIOCGPTPEER FIONCLEX FIOCLEX FIOASYNC TIOCGLCKTRMIOS
+TIOCSLCKTRMIOS TIOCSERGETLSR TIOCMIWAIT TIOCGICOUNT FIOQSIZE TUNSETIFF TUNSETPERSIST
+TUNSETOWNER TUNSETGROUP TUNSETOFFLOAD TUNGETIFF FIOSETOWN SIOCSPGRP FIOGETOWN SIOCGPGRP
+SIOCATMARK SIOCGSTAMP_OLD SIOCGSTAMPNS_OLD SIOCGIFCONF SIOCGIFNAME SIOCGIFFLAGS SIOCSIFFLAGS
+SIOCGIFADDR SIOCGIFINDEX SIOCGIFHWADDR SIOCGIFMTU SIOCGARP FIBMAP FIGETBSZ FS_IOC_GETFLAGS
+FS_IOC_SETFLAGS FS_IOC_GETVERSION FS_IOC_SETVERSION FICLONE FS_IOC_FIEMAP FIDEDUPERANGE
+RNDGETENTCNT RNDADDENTROPY NS_GET_OWNER_UID HDIO_GETGEO BLKROSET BLKROGET BLKRRPART
+BLKGETSIZE BLKFLSBUF BLKRASET BLKRAGET BLKSECTGET BLKSSZGET BLKDISCARD BLKIOMIN BLKIOOPT
+BLKALIGNOFF BLKPBSZGET BLKDISCARDZEROES BLKSECDISCARD BLKROTATIONAL BLKZEROOUT BLKBSZGET
+BLKBSZSET LOOP_SET_FD LOOP_CLR_FD LOOP_SET_STATUS64 LOOP_GET_STATUS64 LOOP_CTL_GET_FREE
+"""
+
+REQUEST_HEADERS = """
+#include <stdio.h>
+#include <asm/termbits.h>
+#include <asm/ioctls.h>
+#include <asm/sockios.h>
+#include <linux/sockios.h>
+#include <linux/fs.h>
+#include <linux/fiemap.h>
+#include <linux/random.h>
+#include <linux/nsfs.h>
+#include <linux/hdreg.h>
+#include <linux/loop.h>
+#include <linux/if_tun.h>
+#include <linux/blkzoned.h>
+"""
+
+
+def test_ioctl_requests_are_in_the_table(tmp_path: Path) -> None:
+    names = REQUESTS.split()
+    numbers = run_c(tmp_path, program(REQUEST_HEADERS, names))
+    missing = {
+        name: hex(number & 0xFFFFFFFF)
+        for name, number in zip(names, numbers, strict=True)
+        if (number & 0xFFFFFFFF) not in rows_ioctl.TABLE
+    }
+    assert missing == {}
