@@ -81,6 +81,25 @@ static inline void run_threads_at_once(int count, void *(*body)(void *))
 	run_threads(count, team_member);
 }
 
+/*
+ * Runs body(0) and body(1) at the same time: on two threads, or, with `main_plays`,
+ * body(0) in main, which is at home, and body(1) on the one thread made, which is not.
+ */
+static inline void run_pair(int main_plays, void *(*body)(void *))
+{
+	pthread_t thread;
+
+	if (!main_plays) {
+		run_threads_at_once(2, body);
+		return;
+	}
+	CHECK(pthread_barrier_init(&team.gate, NULL, 2) == 0);
+	team.body = body;
+	CHECK(pthread_create(&thread, NULL, team_member, index_as_pointer(1)) == 0);
+	team_member(index_as_pointer(0));
+	CHECK(pthread_join(thread, NULL) == 0);
+}
+
 /* Some tens of microseconds of private work, so that others get between two accesses. */
 static inline void dawdle(void)
 {

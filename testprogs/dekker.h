@@ -67,7 +67,7 @@ static void *body(void *index)
 static int run_dekker(const char *name, int argc, char **argv)
 {
 	iterations = argument(argc, argv, 1, 100);
-	run_threads_at_once(2, body);
+	run_pair(argument(argc, argv, 2, 1), body);
 	printf("%s: %ld\n", name, dekker.counter);
 	CHECK(dekker.counter == 2L * iterations);
 	return 0;

@@ -35,7 +35,7 @@ static void *body(void *index)
 int main(int argc, char **argv)
 {
 	rounds = argument(argc, argv, 1, 60);
-	run_threads_at_once(2, body);
+	run_pair(argument(argc, argv, 2, 1), body);
 	printf("flag_message: turn %d payload %ld\n", shared.turn, shared.payload[WORDS - 1]);
 	CHECK(shared.turn == 2 * rounds);
 	return 0;

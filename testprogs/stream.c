@@ -28,7 +28,7 @@ static void *reader(void)
 
 static void *body(void *index)
 {
-	return pointer_as_index(index) == 0 ? writer() : reader();
+	return pointer_as_index(index) == 1 ? writer() : reader();
 }
 
 int main(int argc, char **argv)
@@ -36,7 +36,7 @@ int main(int argc, char **argv)
 	words = (size_t)argument(argc, argv, 1, 64) * (1 << 20) / sizeof *area;
 	area = (uint64_t *)malloc(words * sizeof *area);
 	CHECK(area && sem_init(&written, 0, 0) == 0);
-	run_threads(2, body);
+	run_pair(argument(argc, argv, 2, 1), body);
 	printf("stream: %lu words sum %lu\n", words, sum);
 	free(area);
 	return 0;

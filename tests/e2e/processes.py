@@ -63,6 +63,12 @@ def look_at(pid: int) -> Process | None:
     )
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time, user and system, that all the process's threads have used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def has_tag(pid: int, tag: str) -> bool:
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()

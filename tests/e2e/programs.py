@@ -12,12 +12,15 @@ import harness
 class Program(NamedTuple):
     """One row. `threads` is how many threads besides main are alive at once; 0 or 1 for
     a program that need not spread. `order_free` programs print lines in any order.
+    `fetches` pages must reach other hosts than home, all together, when the threads do
+    run on two hosts: that many times the program hands a message from one to the other.
     """
 
     name: str
     args: tuple[str, ...] = ()
     threads: int = 4
     status: int = 0
+    fetches: int = 0
     order_free: bool = False
     stdin: bytes = b""
     compare_stderr: bool = False
@@ -42,16 +45,19 @@ class Program(NamedTuple):
 SYNCHRONIZATION = [
     Program("mutex"),
     Program("condvar"),
-    Program("barrier"),
+    Program("barrier", fetches=20),
     Program("rwlock"),
-    Program("semaphore"),
+    Program("semaphore", fetches=60),
     Program("spinlock"),
     Program("pthread_spin", threads=3),
     Program("atomics"),
-    Program("flag_message", threads=2),
+    Program("flag_message", threads=1, fetches=60),
+    Program("flag_message", ("60", "0"), threads=2),
     Program("flag_plain", threads=1),
-    Program("dekker_mfence", threads=2),
-    Program("dekker_xchg", threads=2),
+    Program("dekker_mfence", threads=1),
+    Program("dekker_mfence", ("100", "0"), threads=2),
+    Program("dekker_xchg", threads=1),
+    Program("dekker_xchg", ("100", "0"), threads=2),
     Program("robust_mutex", threads=1),
     Program("timed_waits"),
     Program("false_sharing"),
@@ -62,7 +68,7 @@ SYNCHRONIZATION = [
 THREADS = [
     Program("tls"),
     Program("large_tls"),
-    Program("once"),
+    Program("once", fetches=10),
     Program("detach", threads=0),
     Program("nested", threads=3),
     Program("nested", ("2", "4"), threads=2),
@@ -82,7 +88,8 @@ MEMORY = [
     Program("mprotect"),
     Program("deep_stack", threads=0),
     Program("brk_growth"),
-    Program("stream", threads=2),
+    Program("stream", threads=1),
+    Program("stream", ("64", "0"), threads=2),
 ]
 
 CALLS = [

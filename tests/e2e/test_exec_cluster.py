@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 import clusters
 import harness
+import processes
 import pytest
 from harness import Place
 
@@ -121,6 +123,25 @@ def test_key_that_others_may_read_is_refused(place: Place) -> None:
     run = place.start(cluster.command(0, harness.BIN / "mutex")).wait()
     assert run.status == 125
     assert len(run.own_lines()) == 1
+
+
+def test_threads_compute_on_every_host(place: Place) -> None:
+    """Not only started there: each host's guest uses its processor."""
+    run = place.start([*harness.dsmsup_command(), "exec", "-n", "3",
+                       str(harness.BIN / "endless"), "6", "60"])
+    run.wait_for_output(b"ready\n")
+    guests = [process.pid for process in place.ours() if process.tracer]
+    assert len(guests) == 3
+    before_s = {pid: processes.cpu_s(pid) for pid in guests}
+    end_s = time.monotonic() + harness.RUN_LIMIT_S / 2
+    while min(processes.cpu_s(pid) - before_s[pid] for pid in guests) < 0.3:
+        assert time.monotonic() < end_s, {
+            pid: processes.cpu_s(pid) - before_s[pid] for pid in guests
+        }
+        time.sleep(processes.POLL_S)
+    run.popen.terminate()
+    assert run.wait(harness.LOSS_LIMIT_S).status == 143
+    place.check_clean()
 
 
 @pytest.mark.parametrize("name", ["mutex", "omp_loops"])

@@ -24,7 +24,11 @@ def test_program(program: Program, hosts: int, repetition: int, place: Place) ->
     assert program.output(run.stdout) == program.output(native.stdout)
     if program.compare_stderr:
         assert run.stderr == native.stderr
-    harness.read_stats(stats, hosts=hosts, status=program.status, threads=program.threads)
+    counted = harness.read_stats(
+        stats, hosts=hosts, status=program.status, threads=program.threads
+    )
+    fetched = sum(host["pages_fetched"] for host in counted["hosts"][1:])
+    assert hosts == 1 or fetched >= program.fetches, "the threads did not run apart"
 
 
 def test_every_source_is_in_the_table() -> None:
