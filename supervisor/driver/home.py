@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from supervisor.areas import Area, Kind
 from supervisor.cluster.transport import Link
-from supervisor.coherence.messages import Discarded
+from supervisor.coherence.messages import Access, Discarded
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.code import CodeMap
 from supervisor.driver.core import Supervisor
@@ -518,6 +518,10 @@ class Home(Supervisor):
         message = AreasChanged(removed, mapped, protected)
         for host in self.synced:
             self.send(host, message)
+
+    def owns(self, start: int, end: int) -> bool:
+        """Is every page of a range exclusive here?"""
+        return self.node.allows(start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT, Access.WRITE)
 
     def discard(self, start: int, end: int) -> None:
         """The contents of a range are gone, everywhere."""

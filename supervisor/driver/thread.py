@@ -33,6 +33,7 @@ class Thread:
         "pending_signals",
         "registers",
         "requester",
+        "robust_list",
         "step_next",
         "stepping",
         "task",
@@ -55,6 +56,7 @@ class Thread:
         self.away: HostId = HOME
         """At home: the host on which the thread runs; this task is its shadow if not HOME."""
         self.clear_child_tid = 0
+        self.robust_list = 0
         self.virtual_mask = 0
         """Those of SIGSEGV, SIGILL, SIGTRAP, SIGBUS that the program believes it has blocked."""
         self.affinity: int | None = None

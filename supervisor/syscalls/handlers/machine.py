@@ -110,7 +110,6 @@ HANDLERS: Final = {
     "arch_prctl": arch_prctl,
     "membarrier": plain,
     "personality": plain,
-    "set_robust_list": plain,
     "get_robust_list": marshalled,
     "readlink": marshalled,
     "readlinkat": marshalled,

@@ -98,7 +98,9 @@ def _replace(home: Home, area: Area) -> None:
         home.agent.check(
             [home.agent.map_guest(area.start, area.end - area.start, area.protection)]
         )
-    if replaced:
+    # Pages fetched ahead may lie beyond the area they were asked for in: other
+    # hosts can own pages of a range that was free.
+    if replaced or not home.owns(area.start, area.end):
         home.discard(area.start, area.end)
     home.decoder.forget()
     home.areas_changed([(area.start, area.end)] if replaced else [], [area], [])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import struct
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence.messages import Access
@@ -37,6 +38,13 @@ CLONE_CHILD_SETTID: Final = 0x01000000
 OURS: Final = CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
 
 FUTEX_WAKE: Final = 1
+FUTEX_PRIVATE: Final = 128
+FUTEX_TID_MASK: Final = 0x3FFFFFFF
+FUTEX_OWNER_DIED: Final = 0x40000000
+FUTEX_WAITERS: Final = 0x80000000
+ROBUST_HEAD: Final = struct.Struct("<QqQ")
+"""struct robust_list_head: first entry, offset of the futex word, pending entry."""
+ROBUST_LIST_MAX: Final = 2048
 NO_CALL: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -95,8 +103,60 @@ def start(home: Home, child: Thread, context: ptrace.Registers, xstate: bytes) -
         pass
 
 
+def set_robust_list(
+    home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
+) -> Steps:
+    head, size = args[:2]
+    if size != ROBUST_HEAD.size:
+        return -errno.EINVAL
+    thread.robust_list = head
+    return 0
+    yield
+
+
+def _word(home: Home, address: int, size: int) -> Steps:
+    """An unsigned word of the program; None where it may not be read."""
+    if not home.check(address, size, Access.READ):
+        return None
+    yield Acquire(((address, size, Access.READ),))
+    return int.from_bytes(home.read(address, size), "little")
+
+
+def _release_robust_list(home: Home, thread: Thread) -> Steps:
+    """Mark the robust futexes that a dying thread holds (kernel/futex/core.c).
+
+    The kernel's own walk would silently stop at the first page that is elsewhere.
+    """
+    head = thread.robust_list
+    if not head or not home.check(head, ROBUST_HEAD.size, Access.READ):
+        return
+    yield Acquire(((head, ROBUST_HEAD.size, Access.READ),))
+    entry, offset, pending = ROBUST_HEAD.unpack(home.read(head, ROBUST_HEAD.size))
+    entries = []
+    while entry is not None and entry & ~1 != head and len(entries) < ROBUST_LIST_MAX:
+        if entry & ~1 != pending & ~1:
+            entries.append(entry)
+        entry = yield from _word(home, entry & ~1, 8)
+    if pending:
+        entries.append(pending)
+    for entry in entries:
+        address = (entry & ~1) + offset
+        if address & 3 or not home.check(address, 4, Access.WRITE):
+            continue
+        yield Acquire(((address, 4, Access.WRITE),))
+        word = int.from_bytes(home.read(address, 4), "little")
+        if word & FUTEX_TID_MASK != thread.tid:
+            continue
+        died = word & FUTEX_WAITERS | FUTEX_OWNER_DIED
+        home.write(address, died.to_bytes(4, "little"))
+        if word & FUTEX_WAITERS and not entry & 1:
+            home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE, 1)])
+            home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE | FUTEX_PRIVATE, 1)])
+
+
 def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     """The end of one thread: clear its id word and wake who waits for it (futex(2))."""
+    yield from _release_robust_list(home, thread)
     address = thread.clear_child_tid
     if address and home.check(address, 4, Access.WRITE):
         yield Hold(((address, 4, Access.WRITE),))
@@ -132,5 +192,6 @@ HANDLERS: Final = {
     "clone3": clone3,
     "exit": exit_,
     "exit_group": exit_group,
+    "set_robust_list": set_robust_list,
     "set_tid_address": set_tid_address,
 }
