@@ -268,6 +268,8 @@ def scatter(
         segment = call.segments[number]
         if offset + len(data) > segment.length:
             raise PeerError(f"system call {call.nr}: result longer than its buffer")
+        if not data:
+            continue
         try:
             if not segment.parts and len(data) <= PIECE:
                 address = segment.address + offset
