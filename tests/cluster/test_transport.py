@@ -206,7 +206,7 @@ def test_one_receive_is_bounded() -> None:
         wait_readable(link)
         before = link.bytes_received
         seen += len(link.receive())
-        assert link.bytes_received - before <= (4 << 20) + (256 << 10)
+        assert link.bytes_received - before <= (1 << 20) + (256 << 10)
     link.close()
     peer.close()
 
