@@ -199,7 +199,7 @@ ROWS: Final = (
     native("sync"),
     home("syncfs", FD),
     home("flock", FD, V, blocks=True),
-    home("cachestat", FD, In(16), Out(32), V, quiet=True),
+    home("cachestat", FD, In(16), Out(40), V, quiet=True),
     # Opening and descriptors
     handled("open", PATH, V, V, blocks=True),
     handled("openat", FD, PATH, V, V, by="open", blocks=True),
