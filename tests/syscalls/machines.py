@@ -159,7 +159,7 @@ class FakeScratch:
         self._maps: list[mmap.mmap] = []
 
     def allocate(self, length: int) -> int:
-        memory = mmap.mmap(-1, max(length, 1))
+        memory = mmap.mmap(-1, length + PAGE_SIZE)
         if length < 1 << 20:
             memory[:] = b"\xee" * len(memory)
         self._maps.append(memory)
@@ -170,6 +170,21 @@ class FakeScratch:
 
     def read(self, address: int, length: int) -> bytes:
         return ctypes.string_at(address, length)
+
+
+    def around(self, call: Call) -> list[bytes]:
+        """The bytes that are in no segment of the call (small calls only)."""
+        left = []
+        for memory in self._maps:
+            if len(memory) <= 1 << 20:
+                start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+                data = bytearray(memory)
+                for address, segment in zip(call.addresses, call.segments, strict=True):
+                    data[address - start : address - start + segment.length] = bytes(
+                        segment.length
+                    )
+                left.append(bytes(data))
+        return left
 
 
 def drive(guest: FakeGuest, steps: Generator[Acquire, None, Any]) -> Any:
@@ -240,7 +255,9 @@ class Marshalled:
             there = msgspec.msgpack.decode(request, type=Call)
             scratch = FakeScratch()
             final = place(there, scratch)
+            around = scratch.around(there)
             ret = raw_syscall(there.nr, *final)
+            assert scratch.around(there) == around, "the kernel wrote more than the row says"
             answer = msgspec.msgpack.encode(collect(row, there, ret, scratch))
             self.answer_bytes += len(answer)
             result = msgspec.msgpack.decode(answer, type=Result)

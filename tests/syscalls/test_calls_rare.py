@@ -71,6 +71,7 @@ def test_refusals_of_the_kernel_agree(pair: tuple[Native, Marshalled], tmp_path:
     for machine in pair:
         gone = machine.put(c_string(str(tmp_path / "gone")))
         none = machine.put(b"\0")
+        read_only = machine.put(struct.pack("<4Q", 1, 0, 0, 0))
         answers.append([
             machine.call("chroot", gone),
             machine.call("pivot_root", gone, gone),
@@ -91,7 +92,7 @@ def test_refusals_of_the_kernel_agree(pair: tuple[Native, Marshalled], tmp_path:
             machine.call("open_tree", AT_FDCWD, gone, 0),
             machine.call("move_mount", AT_FDCWD, gone, AT_FDCWD, gone, 0),
             machine.call("fspick", AT_FDCWD, gone, 0),
-            machine.call("mount_setattr", AT_FDCWD, gone, 0, machine.put(struct.pack("<4Q", 1, 0, 0, 0)), 32),
+            machine.call("mount_setattr", AT_FDCWD, gone, 0, read_only, 32),
         ])
     assert answers[0] == answers[1]
     assert [answer for answer in answers[0] if answer >= 0] == [], answers[0]
