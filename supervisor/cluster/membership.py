@@ -331,7 +331,7 @@ async def _welcome(state: _Assembly) -> Membership:
 def _home_address(state: _Assembly) -> str:
     """Home's address as its first guest reached it, "" without guests."""
     for arrival in state.arrivals:
-        return str(arrival.stream.socket.getsockname()[0])
+        return _plain(arrival.stream.socket.getsockname()[0])
     return ""
 
 
@@ -450,9 +450,13 @@ def _link(stream: trio.SocketStream, peer: HostId, info: HostInfo) -> Link:
 
 
 def _peer_address(stream: trio.SocketStream) -> str:
-    """The peer's address without its port; a mapped IPv4 address as IPv4."""
+    """The peer's address without its port."""
     try:
-        address = str(stream.socket.getpeername()[0])
+        return _plain(stream.socket.getpeername()[0])
     except OSError:
         return "somebody who left"
-    return address.removeprefix("::ffff:")
+
+
+def _plain(address: object) -> str:
+    """An address as people write it: an IPv4 one that came through an IPv6 socket too."""
+    return str(address).removeprefix("::ffff:")

@@ -158,7 +158,8 @@ def test_pmi1_that_ends_or_never_answers_or_was_never_open() -> None:
 # The launchers themselves -----------------------------------------------------------------
 
 STORY = """
-import os, sys, trio
+import os, signal, sys, trio
+signal.alarm(60)  # Whatever becomes of the test, this process ends.
 from supervisor.cluster import launch, membership
 from supervisor.errors import DsmsupError
 try:

@@ -23,7 +23,8 @@ pytestmark = [
 ]
 
 STORY = """
-import select, sys, time, trio
+import select, signal, sys, time, trio
+signal.alarm(60)  # Whatever becomes of the test, this process ends.
 from supervisor.cluster import membership
 from supervisor.cluster.launch import LaunchOptions, plan
 from supervisor.cluster.transport import CONTROL, SILENCE_S_MAX

@@ -30,6 +30,7 @@ from supervisor.cluster.plan import ClusterPlan, VirtualPlan, share_cpus
 from supervisor.errors import DsmsupError, PeerLost
 from supervisor.units import HostId
 
+signal.alarm(60)  # Whatever becomes of the test, this process ends.
 CPUS = tuple(sorted(os.sched_getaffinity(0)))
 
 def cluster(hosts):
@@ -284,7 +285,10 @@ def test_without_standard_descriptors() -> None:
         hosts.reap()
     """
     with start(story) as process:
-        _, err = process.communicate(timeout=LIMIT_S)
+        try:
+            _, err = process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
     assert err == "status 0\n"
 
 
@@ -330,16 +334,19 @@ def test_signals_reach_home_alone() -> None:
 
         hosts = virtual.spawn(cluster(2), main)
         member = join(hosts.plan)
-        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         tell("ready")
-        signal.pause()
+        signal.sigwait({signal.SIGINT})
         member.close()
         hosts.reap()
         tell("done")
     """
     with start(story, start_new_session=True) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == "ready\n"
-        os.killpg(process.pid, signal.SIGINT)  # What a terminal does on Ctrl-C.
-        _, err = process.communicate(timeout=LIMIT_S)
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "ready\n"
+            os.killpg(process.pid, signal.SIGINT)  # What a terminal does on Ctrl-C.
+            _, err = process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
     assert err == "done\n"
