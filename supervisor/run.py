@@ -23,6 +23,7 @@ from supervisor.driver.lender import Lender
 from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError
 from supervisor.program import find_program
 from supervisor.tracee import ptrace
+from supervisor.tracee.priority import put_supervisor_first
 from supervisor.units import HOME, HostId
 
 STATISTICS_WAIT_S: Final = 2.0
@@ -66,6 +67,7 @@ async def _run_host(
         find_program(job.program)  # before anybody is kept waiting
     membership = await assemble(plan, log=job.tell)
     events.block_signals()
+    job.tell(f"host {membership.host_id}: scheduling: {put_supervisor_first()}")
     names = [info.hostname for info in membership.infos]
     try:
         if membership.host_id == HOME:

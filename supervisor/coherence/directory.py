@@ -2,8 +2,10 @@
 """Home's directory: who holds each page, and what a request makes of that.
 
 A page is *exclusive* at one host (the only one that may write it, and the only
-one with current data) or *shared* (home's data is current; a set of hosts may
-read it). A page that nobody has asked for is exclusive at home.
+one with current data), *shared* (home's data is current; a set of hosts may
+read it) or *multiple-writer* (home has the master copy; a set of hosts have
+copies that they may read, and write once they have made a twin). A page that
+nobody has asked for is exclusive at home.
 
 `RULES` is the protocol's transition table; home walks it and nothing else
 decides. The diagram of states in the documentation is made from it.
@@ -21,8 +23,10 @@ from supervisor.units import HOME, HostId
 
 # A page's entry is one integer: the host that holds it exclusively, or, when
 # negative, minus the bit set of the hosts that may read it (bit 0, home, is
-# always in it: home's data is current).
+# always in it: home's data is current), or MULTIPLE plus the bit set of the
+# hosts that have copies of a multiple-writer page (bit 0 again always in it).
 EXCLUSIVE_AT_HOME: Final = int(HOME)
+MULTIPLE: Final = 1 << 62
 
 
 def exclusive(host: HostId) -> int:
@@ -35,8 +39,20 @@ def shared(hosts: int) -> int:
 
 
 def sharers(entry: int) -> int:
-    """Bit set of the hosts in a shared entry."""
-    return -entry
+    """Bit set of the hosts in a shared entry, or with copies of a multiple-writer page."""
+    return entry - MULTIPLE if entry >= MULTIPLE else -entry
+
+
+def multiple(hosts: int) -> int:
+    """Entry of a multiple-writer page of which the hosts of this bit set have copies."""
+    return MULTIPLE + (hosts | 1)
+
+
+def copy_added(entry: int, host: HostId) -> int:
+    """The entry with one more host that may read the page."""
+    if entry >= MULTIPLE:
+        return entry | 1 << host
+    return shared((sharers(entry) if entry < 0 else 1) | 1 << host)
 
 
 class Holding(Enum):
@@ -47,9 +63,21 @@ class Holding(Enum):
     OTHER = "exclusive at a third host"
     COPY = "shared, the requester has a copy"
     SHARED = "shared, the requester has none"
+    MANY_COPY = "multiple-writer, the requester has a copy"
+    MANY = "multiple-writer, the requester has none"
+
+
+class Want(Enum):
+    """What is asked of a page."""
+
+    READ = "read"
+    WRITE = "write"
+    LOCK = "bus lock"
 
 
 def holding(entry: int, host: HostId) -> Holding:
+    if entry >= MULTIPLE:
+        return Holding.MANY_COPY if (entry - MULTIPLE) >> host & 1 else Holding.MANY
     if entry >= 0:
         if entry == host:
             return Holding.MINE
@@ -61,10 +89,11 @@ class Rule(NamedTuple):
     """What a request does to a page.
 
     home_keeps: what home's own guest may keep, before the data is read.
-    owner_keeps: what the owner is asked to keep when it sends the data back;
-        the page is then looked up again.
+    owner_keeps: what the owner is asked to keep when it sends the data back (of
+        a multiple-writer page: what every holder is); the page is then looked
+        up again.
     content: what the grant carries; None when nothing need be told.
-    becomes: the entry afterwards, "same", "copy added" or "requester's".
+    becomes: the entry afterwards.
     invalidate: whether the other sharers are told to drop their copies.
     """
 
@@ -75,22 +104,35 @@ class Rule(NamedTuple):
     invalidate: bool
 
 
-_READ, _WRITE = Access.READ, Access.WRITE
-SAME: Final = "same"
-COPY_ADDED: Final = "copy added"
-REQUESTERS: Final = "requester's"
+SAME: Final = "unchanged"
+COPY_ADDED: Final = "one copy more"
+REQUESTERS: Final = "exclusive at the requester"
 
-RULES: Final[dict[tuple[Access, Holding], Rule]] = {
-    (_READ, Holding.MINE): Rule(None, None, None, SAME, False),
-    (_READ, Holding.HOME): Rule(_READ, None, Content.DATA, COPY_ADDED, False),
-    (_READ, Holding.OTHER): Rule(None, _READ, Content.DATA, COPY_ADDED, False),
-    (_READ, Holding.COPY): Rule(None, None, None, SAME, False),
-    (_READ, Holding.SHARED): Rule(None, None, Content.DATA, COPY_ADDED, False),
-    (_WRITE, Holding.MINE): Rule(None, None, None, SAME, False),
-    (_WRITE, Holding.HOME): Rule(Access.NONE, None, Content.DATA, REQUESTERS, False),
-    (_WRITE, Holding.OTHER): Rule(None, Access.NONE, Content.DATA, REQUESTERS, False),
-    (_WRITE, Holding.COPY): Rule(Access.NONE, None, Content.HELD, REQUESTERS, True),
-    (_WRITE, Holding.SHARED): Rule(Access.NONE, None, Content.DATA, REQUESTERS, True),
+_NONE, _READ = Access.NONE, Access.READ
+_DATA, _HELD = Content.DATA, Content.HELD
+
+RULES: Final[dict[tuple[Want, Holding], Rule]] = {
+    (Want.READ, Holding.MINE): Rule(None, None, None, SAME, False),
+    (Want.READ, Holding.HOME): Rule(_READ, None, _DATA, COPY_ADDED, False),
+    (Want.READ, Holding.OTHER): Rule(None, _READ, _DATA, COPY_ADDED, False),
+    (Want.READ, Holding.COPY): Rule(None, None, None, SAME, False),
+    (Want.READ, Holding.SHARED): Rule(None, None, _DATA, COPY_ADDED, False),
+    (Want.READ, Holding.MANY_COPY): Rule(None, None, None, SAME, False),
+    (Want.READ, Holding.MANY): Rule(None, None, _DATA, COPY_ADDED, False),
+    (Want.WRITE, Holding.MINE): Rule(None, None, None, SAME, False),
+    (Want.WRITE, Holding.HOME): Rule(_NONE, None, _DATA, REQUESTERS, False),
+    (Want.WRITE, Holding.OTHER): Rule(None, _NONE, _DATA, REQUESTERS, False),
+    (Want.WRITE, Holding.COPY): Rule(_NONE, None, _HELD, REQUESTERS, True),
+    (Want.WRITE, Holding.SHARED): Rule(_NONE, None, _DATA, REQUESTERS, True),
+    (Want.WRITE, Holding.MANY_COPY): Rule(None, None, None, SAME, False),
+    (Want.WRITE, Holding.MANY): Rule(None, None, _DATA, COPY_ADDED, False),
+    (Want.LOCK, Holding.MINE): Rule(None, None, None, SAME, False),
+    (Want.LOCK, Holding.HOME): Rule(_NONE, None, _DATA, REQUESTERS, False),
+    (Want.LOCK, Holding.OTHER): Rule(None, _NONE, _DATA, REQUESTERS, False),
+    (Want.LOCK, Holding.COPY): Rule(_NONE, None, _HELD, REQUESTERS, True),
+    (Want.LOCK, Holding.SHARED): Rule(_NONE, None, _DATA, REQUESTERS, True),
+    (Want.LOCK, Holding.MANY_COPY): Rule(_NONE, _NONE, _DATA, REQUESTERS, False),
+    (Want.LOCK, Holding.MANY): Rule(_NONE, _NONE, _DATA, REQUESTERS, False),
 }
 
 

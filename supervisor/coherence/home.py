@@ -28,24 +28,27 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from supervisor.coherence import directory as dir_
-from supervisor.coherence.directory import RULES, Directory, Holding, holding
+from supervisor.coherence.directory import RULES, Directory, Holding, Want, holding
 from supervisor.coherence.messages import (
     Access,
     Content,
     Fetch,
+    Flush,
     Forget,
     Grant,
     Invalidate,
     Message,
+    PageDiff,
     Part,
     Recall,
     Refused,
     Run,
     Yielded,
 )
+from supervisor.coherence.order import FlushOrder
 from supervisor.coherence.pages import (
     Span,
     any_overlap,
@@ -80,6 +83,7 @@ class Transaction:
     needs: tuple[Run, ...]
     ahead: int
     streak: int
+    locked: bool = False
     run: int = 0  # index of the need being locked
     page: int = 0  # next page to lock in it
     waits_for: int | None = None  # page another transaction has locked
@@ -92,7 +96,7 @@ class Transaction:
 
 @dataclass(eq=False, slots=True)
 class Recalling:
-    """A recall that its owner has not answered."""
+    """A recall that its owner (or a holder of multiple-writer copies) has not answered."""
 
     host: HostId
     transaction: Transaction
@@ -109,30 +113,39 @@ class Home:
         self.directory: Directory[Transaction] = Directory()
         self.active: dict[Transaction, None] = {}
         self.recalls: dict[int, Recalling] = {}
+        self.order = FlushOrder(self)
+        self._inboxes: dict[HostId, deque[Message]] = {host: deque() for host in node.others}
         self._recall_last = 0
         self._fetch_last: dict[int, int] = {}
         self._pinned: list[Transaction] = []  # wait until home's requesters release pages
         self._runnable: deque[Transaction] = deque()  # were handed a lock
+        self._snapshots: dict[int, bytes] = {}  # pages as they came back to home
 
     # Requests ---------------------------------------------------------------
 
-    def ready(self, needs: tuple[Run, ...]) -> bool:
-        """Home's requester may go on: accessible, and no earlier transaction waits."""
-        return self.node.pages.satisfied(needs) and not any(
-            self.directory.any_locked(need) for need in needs
-        )
+    def free(self, needs: tuple[Run, ...]) -> bool:
+        """A new pin keeps nobody waiting: no transaction has locked any of these pages."""
+        locks = self.directory
+        return not locks.locks or not any(locks.any_locked(need) for need in needs)
 
-    def fetch(self, fetch: int, needs: tuple[Run, ...], ahead: int, streak: int) -> None:
+    def fetch(self, message: Fetch) -> None:
         """A request of home's own guest."""
-        self._open(Transaction(HOME, fetch, needs, ahead, streak))
-        self._run()
+        self._fetch_from(HOME, message)
+        self.run()
 
     def received(self, sender: HostId, message: Message) -> None:
-        handler = _HANDLERS.get(type(message))
-        if handler is None:
+        if type(message) not in _HANDLERS:
             raise PeerError(f"host {sender} sent home a {type(message).__name__}")
-        handler(self, sender, message)
-        self._run()
+        self._inboxes[sender].append(message)
+        self._read(sender)
+        self.run()
+
+    def _read(self, sender: HostId) -> None:
+        """Handle a host's messages in order, up to a flush that has no place yet."""
+        inbox = self._inboxes[sender]
+        while inbox and not self.order.holds(sender):
+            message = inbox.popleft()
+            _HANDLERS[type(message)](self, sender, message)
 
     def _fetch_received(self, sender: HostId, message: Fetch) -> None:
         check_needs(message.needs)
@@ -141,13 +154,32 @@ class Home:
         if not (0 <= message.ahead <= WINDOW_PAGES_MAX and message.streak >= 0):
             raise PeerError(f"host {sender} asks for {message.ahead} pages ahead")
         self._fetch_last[sender] = message.fetch
-        self._open(Transaction(sender, message.fetch, message.needs, message.ahead, message.streak))
+        self._fetch_from(sender, message)
+
+    def _fetch_from(self, host: HostId, message: Fetch) -> None:
+        if message.locked:
+            for need in message.needs:
+                self.node.policy.locked(need.first, need.count)
+        self._open(
+            Transaction(
+                host,
+                message.fetch,
+                message.needs,
+                message.ahead,
+                message.streak,
+                message.locked,
+            )
+        )
+
+    def make_single(self, page: int) -> None:
+        """Make a multiple-writer page single-writer, for no requester."""
+        self._open(Transaction(HOME, 0, (run_of(page, 1, Access.WRITE),), 0, 0, True))
 
     def _open(self, transaction: Transaction) -> None:
         self.active[transaction] = None
         self._lock(transaction)
 
-    def _run(self) -> None:
+    def run(self) -> None:
         """Go on with transactions that were handed a lock, until none is left."""
         while self._runnable:
             transaction = self._runnable.popleft()
@@ -175,12 +207,15 @@ class Home:
         transaction.collecting = True
         recalls: dict[int, tuple[list[Run], list[Run]]] = {}
         for need in transaction.needs:
+            want = wanted(transaction, need.access)
             for span in self.directory.runs(need):
-                rule = RULES[need.access, holding(span.value, transaction.host)]
+                kind = holding(span.value, transaction.host)
+                rule = RULES[want, kind]
                 if rule.owner_keeps is not None:
-                    asked = recalls.setdefault(span.value, ([], []))[0]
-                    append_run(asked, span.first, span.count, rule.owner_keeps)
-                elif rule.home_keeps is not None and transaction.host != HOME:
+                    for owner in self._holders(span.value):
+                        asked = recalls.setdefault(owner, ([], []))[0]
+                        append_run(asked, span.first, span.count, rule.owner_keeps)
+                if rule.home_keeps is not None and (transaction.host != HOME or kind in MANY):
                     append_run(transaction.lower, span.first, span.count, rule.home_keeps)
         if transaction.ahead:
             self._reach_ahead(transaction, recalls)
@@ -191,6 +226,12 @@ class Home:
         else:
             self._progress(transaction)
 
+    def _holders(self, entry: int) -> list[int]:
+        """Hosts other than home that have current data of an exclusive or multiple page."""
+        if entry < dir_.MULTIPLE:
+            return [entry]
+        return [host for host in self.node.others if dir_.sharers(entry) >> host & 1]
+
     def _reach_ahead(
         self, transaction: Transaction, recalls: dict[int, tuple[list[Run], list[Run]]]
     ) -> None:
@@ -200,7 +241,9 @@ class Home:
         owner = self.directory.entries.get(last.first + last.count - 1)
         for ahead in self.directory.entries.runs(last.first + last.count, transaction.ahead):
             kind = holding(ahead.value, host)
-            rule = RULES[access, kind]
+            if kind in MANY:
+                continue
+            rule = RULES[Want.READ if access == Access.READ else Want.WRITE, kind]
             spans = [Span(ahead.first, ahead.count)]
             if rule.owner_keeps is not None:
                 # Only a scan of one owner's pages downgrades further ones of them;
@@ -254,20 +297,24 @@ class Home:
         self.node.send(owner, Recall(self._recall_last, needs, optional))
 
     def _lower(self, transaction: Transaction) -> None:
-        """Lower home's own copies, or wait for the pins on them."""
-        pages = self.node.pages
+        """Lower home's own copies (and flush: rule 3), or wait for the pins on them."""
+        pages, buffer = self.node.pages, self.node.buffer
+        blocked = buffer.twins and not buffer.freezable()
         for run in transaction.lower:
-            if pages.pinned_against(run.first, run.count, run.access):
+            if blocked or pages.pinned_against(run.first, run.count, run.access):
                 self._pinned.append(transaction)
                 return
         runs: list[Run] = []
+        dirty = False
         for run in transaction.lower:
             for span in pages.above(run.first, run.count, run.access):
                 append_run(runs, span.first, span.count, run.access)
+            dirty = dirty or any(run.first <= page < run.first + run.count for page in buffer.twins)
         transaction.lower = []
-        if runs:
+        if runs or dirty:
             transaction.pending += 1
             self.node.lower(runs, partial(self._answered, transaction))
+            self.node.freeze_dirty()
         self._progress(transaction)
 
     def released(self) -> None:
@@ -276,12 +323,13 @@ class Home:
             waiting, self._pinned = self._pinned, []
             for transaction in waiting:
                 self._lower(transaction)
-            self._run()
+        self.order.run()
+        self.run()
 
     def _answered(self, transaction: Transaction) -> None:
         transaction.pending -= 1
         self._progress(transaction)
-        self._run()
+        self.run()
 
     def _yielded(self, sender: HostId, message: Yielded) -> None:
         recalling = self.recalls.get(message.recall)
@@ -296,13 +344,35 @@ class Home:
             for gone in recalling.discarded:
                 left = without(left, gone.first, gone.count)
             for run in left:
+                if part.content == Content.HELD:
+                    self._give_up_copy(sender, run)
+                    continue
                 offset = (run.first - part.first) * PAGE_SIZE
-                node.install(
-                    run.first, run.count, data and data[offset : offset + run.count * PAGE_SIZE]
-                )
+                bytes_ = data and data[offset : offset + run.count * PAGE_SIZE]
+                if node.policy.watches and run.access == Access.NONE:
+                    self._watch(sender, run, bytes_)
+                node.install(run.first, run.count, bytes_)
                 entry = dir_.after_yield(sender, run.access)
                 self.directory.entries.set(run.first, run.count, entry)
         self._answered(recalling.transaction)
+
+    def _give_up_copy(self, host: HostId, run: Run) -> None:
+        entries = self.directory.entries
+        for span in entries.runs(run.first, run.count):
+            left = dir_.sharers(span.value) & ~(1 << host)
+            entries.set(span.first, span.count, dir_.multiple(left))
+
+    def _watch(self, owner: HostId, run: Run, data: bytes) -> None:
+        """Tell the policy what an owner changed in pages it gives up.
+
+        Home's memory still has what it granted: nobody could write there since.
+        """
+        for at in range(run.count):
+            page = run.first + at
+            after = data[at * PAGE_SIZE : (at + 1) * PAGE_SIZE] or bytes(PAGE_SIZE)
+            before = self.node.memory.read(PageNumber(page), 1)
+            self.node.policy.bounced(page, owner, before, after, self.node.now_us)
+            self._snapshots[page] = after
 
     def _check_yield(self, recalling: Recalling, message: Yielded) -> None:
         """The answer has all that was needed and nothing that was not asked for."""
@@ -312,7 +382,11 @@ class Home:
         for part in message.parts:
             left = without(left, part.first, part.count)
             keeps = {run.access for run in asked if any_overlap((run,), (Span(part[0], part[1]),))}
-            if keeps != {part.access} or part.content == Content.HELD:
+            entries = self.directory.entries.runs(part.first, part.count)
+            copies = {entry.value >= dir_.MULTIPLE for entry in entries}
+            if recalling.discarded:
+                copies = {part.content == Content.HELD}
+            if keeps != {part.access} or copies != {part.content == Content.HELD}:
                 raise PeerError(f"host {recalling.host} yields pages {part.first:#x} wrongly")
         for gone in recalling.discarded:
             left = without(left, gone.first, gone.count)
@@ -344,35 +418,92 @@ class Home:
         host, entries = transaction.host, self.directory.entries
         stale: dict[int, list[Run]] = {}
         granted: list[tuple[Run, Content]] = []
+        multiple: list[Run] = []
         raised: list[Run] = []
         for run in (*transaction.needs, *transaction.extra):
-            for span in entries.runs(run.first, run.count):
+            want = wanted(transaction, run.access)
+            for span in self._by_policy(transaction, run):
                 kind = holding(span.value, host)
                 if kind == Holding.OTHER:
                     continue  # fetched ahead, and its owner would not give it
-                rule = RULES[run.access, kind]
-                entry = span.value
+                rule = RULES[want, kind]
+                entry, access = span.value, run.access
                 if rule.invalidate:
                     self._add_stale(stale, span.value, host, span.first, span.count)
                 if rule.becomes == dir_.REQUESTERS:
-                    entry = dir_.exclusive(host)
+                    entry = dir_.multiple(1 << host) if span.multiple else dir_.exclusive(host)
                 elif rule.becomes == dir_.COPY_ADDED:
-                    readers = dir_.sharers(span.value) if span.value < 0 else 1
-                    entry = dir_.shared(readers | 1 << host)
+                    entry = dir_.copy_added(span.value, host)
                 if entry != span.value:
                     entries.set(span.first, span.count, entry)
+                if entry >= dir_.MULTIPLE:
+                    access = Access.READ
+                    if kind != Holding.MANY_COPY:
+                        append_run(multiple, span.first, span.count, access)
+                if kind in MANY and entry < dir_.MULTIPLE:
+                    pages = range(span.first, span.first + span.count)
+                    self.node.buffer.multiple.difference_update(pages)
                 if host == HOME:
-                    allowed = Access.WRITE if entry == dir_.EXCLUSIVE_AT_HOME else Access.READ
-                    append_run(raised, span.first, span.count, allowed)
+                    if entry == dir_.EXCLUSIVE_AT_HOME:
+                        access = Access.WRITE
+                    elif entry < 0:
+                        access = Access.READ
+                    append_run(raised, span.first, span.count, access)
+                elif rule.content == Content.HELD and entry >= dir_.MULTIPLE:
+                    pass  # its readable copy will do
                 elif rule.content is not None:
-                    granted.append((run_of(span.first, span.count, run.access), rule.content))
+                    granted.append((run_of(span.first, span.count, access), rule.content))
+        for run in multiple:  # home always has a copy: the master or what lies over it
+            self.node.buffer.multiple.update(range(run.first, run.first + run.count))
         for reader, runs in stale.items():
             self.node.send(HostId(reader), Invalidate(tuple(runs)))
-        if host == HOME:
-            self.node.raise_access(raised)
+        if host != HOME:
+            self._send_grant(transaction, granted, multiple)
+            return
+        for run in raised:
+            self._raise_own(run)
+        if transaction.fetch:
             self.node.granted(transaction.fetch)
-        else:
-            self._send_grant(transaction, granted)
+
+    def _raise_own(self, run: Run) -> None:
+        """Home's own access, but not to pages that a flush is being laid into."""
+        updating = self.node.buffer.updating
+        if not updating:
+            self.node.raise_access([run])
+            return
+        for page in range(run.first, run.first + run.count):
+            if page not in updating:
+                self.node.raise_access([run_of(page, 1, run.access)])
+
+    def _by_policy(self, transaction: Transaction, run: Run) -> list[_Decided]:
+        """The run by entry, and by whether it shall become multiple-writer now."""
+        spans = self.directory.runs(run)
+        policy = self.node.policy
+        if run.access == Access.READ or transaction.locked or not policy.watches:
+            return [_Decided(*span, False) for span in spans]
+        needed = any_overlap((run,), transaction.needs)
+        decided: list[_Decided] = []
+        for span in spans:
+            for page in range(span.first, span.first + span.count):
+                rule = RULES[Want.WRITE, holding(span.value, transaction.host)]
+                moves = needed and rule.becomes == dir_.REQUESTERS
+                if moves and rule.home_keeps is not None:
+                    self._watch_own(page, span.value)
+                multiple = moves and policy.make_multiple(page)
+                last = decided[-1] if decided else None
+                if last and last.value == span.value and last.multiple == multiple:
+                    decided[-1] = last._replace(count=last.count + 1)
+                else:
+                    decided.append(_Decided(page, 1, span.value, multiple))
+        return decided
+
+    def _watch_own(self, page: int, entry: int) -> None:
+        """Home itself gives up a page: tell the policy what home's guest changed in it."""
+        if entry == dir_.EXCLUSIVE_AT_HOME:
+            before = self._snapshots.pop(page, None)
+            if before is not None:
+                after = self.node.memory.read(PageNumber(page), 1)
+                self.node.policy.bounced(page, HOME, before, after, self.node.now_us)
 
     def _add_stale(
         self, stale: dict[int, list[Run]], entry: int, host: HostId, first: int, count: int
@@ -382,7 +513,12 @@ class Home:
             if readers >> reader & 1:
                 append_run(stale.setdefault(reader, []), first, count, Access.NONE)
 
-    def _send_grant(self, transaction: Transaction, granted: list[tuple[Run, Content]]) -> None:
+    def _send_grant(
+        self,
+        transaction: Transaction,
+        granted: list[tuple[Run, Content]],
+        multiple: list[Run],
+    ) -> None:
         """Home's copies are frozen, so they are read now, a message's worth at a time."""
         node, host, fetch = self.node, transaction.host, transaction.fetch
         parts: list[Part] = []
@@ -395,7 +531,7 @@ class Home:
             first, left = int(run.first), run.count
             while left:
                 count = min(left, room)
-                got, data = pack(node.memory, first, count, run.access)
+                got, data = pack(node.buffer.master(first, count), first, run.access)
                 parts += got
                 chunks.append(data)
                 first, left, room = first + count, left - count, room - count
@@ -403,7 +539,32 @@ class Home:
                     node.send(host, Grant(fetch, tuple(parts), b"".join(chunks), False))
                     parts, chunks, room = [], [], TRANSFER_PAGES_MAX
             node.counters["pages_sent"] += run.count
-        node.send(host, Grant(fetch, tuple(parts), b"".join(chunks), True))
+        last = Grant(fetch, tuple(parts), b"".join(chunks), True, tuple(multiple))
+        node.send(host, last)
+
+    # Flushes ------------------------------------------------------------------
+
+    def publish(self, diffs: list[PageDiff]) -> None:
+        """Home's own stores: their place in the order is here, and it costs no round trip."""
+        self.order.publish(HOME, diffs)
+        self._advise(HOME, diffs)
+
+    def _flush_received(self, sender: HostId, message: Flush) -> None:
+        self.order.received(sender, message)
+
+    def flush_placed(self, host: HostId, diffs: list[PageDiff]) -> None:
+        """A flush has its place: the host's later messages may be handled."""
+        self._advise(host, diffs)
+        self._read(host)
+
+    def _advise(self, host: HostId, diffs: list[PageDiff]) -> None:
+        for page in self.node.policy.flushed(host, diffs, self.node.now_us):
+            self.make_single(page)
+
+    def surrenders(self, page: int) -> bool:
+        """A transaction is taking every copy of this multiple-writer page away."""
+        holder = self.directory.locks.get(page)
+        return holder is not None and holder.locked and holder.collecting
 
     # Discarding ---------------------------------------------------------------
 
@@ -419,15 +580,18 @@ class Home:
             if any_overlap(transaction.extra, (span,)):
                 self._drop_extra(transaction, span)
         self.directory.entries.set(first, count, dir_.EXCLUSIVE_AT_HOME)
-        node.forget(first, count)
+        node.pages.drop_pins(first, count)
+        node.buffer.drop(first, count)
+        node.retry_overlapping(span)
+        node.install(first, count, b"")
         node.raise_access([run_of(first, count, Access.WRITE)])
         if held_elsewhere:
             for host in node.others:
                 node.send(host, Forget(PageNumber(first), count))
         for transaction in cancelled:
             self._cancel(transaction)
-        self.released()
-        self._run()
+        node.unpinned()
+        self.run()
 
     def _drop_extra(self, transaction: Transaction, span: Span) -> None:
         for run in transaction.extra:
@@ -443,10 +607,10 @@ class Home:
         if transaction.cancelled:
             return
         transaction.cancelled = True
-        if transaction.host == HOME:
-            self.node.refused(transaction.fetch)
-        else:
+        if transaction.host != HOME:
             self.node.send(transaction.host, Refused(transaction.fetch))
+        elif transaction.fetch:
+            self.node.refused(transaction.fetch)
         if transaction in self._pinned:
             self._pinned.remove(transaction)
         if transaction.waits_for is not None:
@@ -468,7 +632,26 @@ def _as_read(runs: tuple[Run, ...]) -> tuple[Run, ...]:
     return tuple(merged)
 
 
+MANY: Final = (Holding.MANY_COPY, Holding.MANY)
+
+
+class _Decided(NamedTuple):
+    """A span of pages with one entry and one decision about its mode."""
+
+    first: int
+    count: int  # type: ignore[assignment]
+    value: int
+    multiple: bool
+
+
+def wanted(transaction: Transaction, access: Access) -> Want:
+    if transaction.locked:
+        return Want.LOCK
+    return Want.READ if access == Access.READ else Want.WRITE
+
+
 _HANDLERS: Final[dict[type[Message], Callable[..., None]]] = {
     Fetch: Home._fetch_received,
     Yielded: Home._yielded,
+    Flush: Home._flush_received,
 }

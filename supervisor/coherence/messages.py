@@ -113,14 +113,23 @@ class Serialize(NamedTuple):
 
 
 class BusLock(NamedTuple):
-    """A bus-locked instruction of `requester` trapped; it touches `needs`."""
+    """A bus-locked instruction of `requester`, which touches `needs`.
+
+    Stepped for one that trapped, and for one whose page fault is the first that
+    is seen of it: a page it touches must not stay multiple-writer. `Resume`
+    follows when every earlier store of this host is visible to all and all
+    `needs` are exclusive here; they are pinned until `Released`.
+    """
 
     requester: int
     needs: tuple[Run, ...]
 
 
 class Tick(NamedTuple):
-    """Time, in microseconds of any clock that never goes back."""
+    """Time, in microseconds of any clock that never goes back.
+
+    Stepped when a `WakeAt` asks for it; stepping it oftener only helps.
+    """
 
     now_us: int
 
@@ -165,13 +174,21 @@ class Retry(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """Set the guest process's `armed` byte (the rewritten code's check)."""
+    """Set the guest process's `armed` byte (the rewritten code's check).
+
+    Setting it is complete only when no thread of the process stands between its
+    check of the byte and the instruction that the check is for: such a thread
+    is put back before its check.
+    """
 
     armed: bool
 
 
 class WakeAt(NamedTuple):
-    """Step a `Tick` no later than `now_us`."""
+    """Step a `Tick` once `now_us` has come (soon, when that has passed already).
+
+    Each `Tick` makes earlier ones void: the node asks again if it still has to wake.
+    """
 
     now_us: int
 
@@ -203,6 +220,19 @@ class Part(NamedTuple):
     content: Content
 
 
+class PageDiff(NamedTuple):
+    """Bytes that a host stored into one page.
+
+    `starts` and `lengths` are little-endian 16-bit arrays, ascending runs that do
+    not touch; `data` is the bytes of all runs one after the other.
+    """
+
+    page: PageNumber
+    starts: bytes
+    lengths: bytes
+    data: bytes
+
+
 class Fetch(Message, frozen=True, array_like=True, tag_field="t", tag="fetch"):
     """Any host -> home: all of `needs` at once, and what can be had of `ahead` more.
 
@@ -214,6 +244,8 @@ class Fetch(Message, frozen=True, array_like=True, tag_field="t", tag="fetch"):
     needs: tuple[Run, ...]
     ahead: int
     streak: int
+    locked: bool = False
+    """For a bus-locked instruction: no page of the needs may be multiple-writer."""
 
 
 class Grant(Message, frozen=True, array_like=True, tag_field="t", tag="grant"):
@@ -223,6 +255,9 @@ class Grant(Message, frozen=True, array_like=True, tag_field="t", tag="grant"):
     parts: tuple[Part, ...]
     data: bytes
     final: bool
+    multiple: tuple[Run, ...] = ()
+    """Runs of this grant that are multiple-writer: a copy of the master, readable;
+    the host makes a twin when it first stores into one."""
 
 
 class Refused(Message, frozen=True, array_like=True, tag_field="t", tag="refused"):
@@ -261,3 +296,22 @@ class Forget(Message, frozen=True, array_like=True, tag_field="t", tag="forget")
 
     first: PageNumber
     count: int
+
+
+class Flush(Message, frozen=True, array_like=True, tag_field="t", tag="flush"):
+    """Host -> home: its stores into multiple-writer pages, all visible at once."""
+
+    flush: int
+    diffs: tuple[PageDiff, ...]
+
+
+class Flushed(Message, frozen=True, array_like=True, tag_field="t", tag="flushed"):
+    """Home -> host: the flush has its place in home's order."""
+
+    flush: int
+
+
+class Update(Message, frozen=True, array_like=True, tag_field="t", tag="update"):
+    """Home -> holders of copies: another host's stores, as of here in home's order."""
+
+    diffs: tuple[PageDiff, ...]

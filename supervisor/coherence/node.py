@@ -14,16 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
+from supervisor.coherence.flush import StoreBuffer
 from supervisor.coherence.home import Home
 from supervisor.coherence.messages import (
     Access,
+    Arm,
+    BusLock,
     Cancelled,
     Discarded,
     Effect,
     Event,
     Fault,
+    Fetch,
     Memory,
     Message,
     Protect,
@@ -34,6 +39,8 @@ from supervisor.coherence.messages import (
     Retry,
     Run,
     Send,
+    Serialize,
+    Tick,
 )
 from supervisor.coherence.pages import (
     LocalPages,
@@ -44,7 +51,7 @@ from supervisor.coherence.pages import (
     normalised,
     run_of,
 )
-from supervisor.coherence.policy import Streams
+from supervisor.coherence.policy import POLICIES, Streams
 from supervisor.coherence.remote import Remote
 from supervisor.coherence.transfer import NEEDS_PAGES_MAX, pages_in
 from supervisor.errors import PeerError
@@ -61,12 +68,22 @@ COUNTERS: Final = (
 
 
 @dataclass(slots=True)
+class Demand:
+    """What a requester waits for."""
+
+    needs: tuple[Run, ...]
+    ahead: int
+    locked: bool
+
+
+@dataclass(slots=True)
 class Fetching:
     """A request of this host that home has not answered, and who waits for it."""
 
     needs: tuple[Run, ...]
     asked: tuple[Run, ...]  # needs and what is wanted ahead
-    waiters: dict[int, tuple[Run, ...]] = field(default_factory=dict)
+    locked: bool
+    waiters: dict[int, Demand] = field(default_factory=dict)
 
 
 class Node:
@@ -80,29 +97,34 @@ class Node:
     def __init__(
         self, host: HostId, hosts: int, memory: Memory, policy: str = "single-writer"
     ) -> None:
-        if policy != "single-writer":
+        if policy not in POLICIES:
             raise ValueError(f"unknown policy {policy}")
-        self.host, self.hosts, self.memory, self.policy = host, hosts, memory, policy
+        self.host, self.hosts, self.memory = host, hosts, memory
+        self.policy = POLICIES[policy]()
         self.others = tuple(HostId(other) for other in range(hosts) if other != host)
         self.pages = LocalPages(Access.WRITE if host == HOME else Access.NONE)
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self.fetching: dict[int, Fetching] = {}
+        self.buffer = StoreBuffer(self)
         self.side: Home | Remote = Home(self) if host == HOME else Remote(self)
         self.lowering = 0
         """Protections that take something from the guest and are not yet in force."""
+        self.now_us = 0
+        self._local: dict[int, Demand] = {}  # wait for a page that is frozen or updated here
+        self._fencing: dict[int, int] = {}  # requester -> its fence, while stores are flushed
+        self._fence_last = 0
         self._streams = Streams()
         self._fetch_last = 0
         self._token_last = 0
         self._completions: dict[int, list[Callable[[], None]]] = {}
-        self._protects: list[Run] = []
+        self._lowered: list[Run] = []
+        self._raised: list[Run] = []
         self._then: list[Callable[[], None]] = []
         self._effects: list[Effect] = []
+        self._armed = False  # as the driver was told
 
     def step(self, event: Event) -> list[Effect]:
-        handler = _HANDLERS.get(type(event))
-        if handler is None:
-            raise ValueError(f"the {self.policy} policy takes no {type(event).__name__}")
-        handler(self, event)
+        _HANDLERS[type(event)](self, event)
         return self._collect_effects()
 
     # Queries ------------------------------------------------------------------
@@ -119,34 +141,110 @@ class Node:
     def satisfied(self, needs: tuple[Run, ...]) -> bool:
         return self.pages.satisfied(needs)
 
+    @property
+    def armed(self) -> bool:
+        """Whether synchronization instructions of this host have to trap now."""
+        return self.buffer.armed
+
     # Events -------------------------------------------------------------------
 
     def _fault(self, event: Fault) -> None:
-        requester, needs = event.requester, normalised(event.needs)
-        if not needs or pages_in(needs) > NEEDS_PAGES_MAX:
-            raise ValueError(f"a fault needs {pages_in(needs)} pages")
-        self._forget_requester(requester)
-        if self.side.ready(needs):
-            self._resume(requester, needs)
-            return
-        writes = any(need.access == Access.WRITE for need in needs)
-        self.counters["faults_write" if writes else "faults_read"] += 1
-        for fetching in self.fetching.values():
-            if covers(fetching.needs, needs):
-                fetching.waiters[requester] = needs
-                return
-        self._fetch(requester, needs, event.ahead)
+        self._forget_requester(event.requester)
+        demand = Demand(_checked(event.needs), event.ahead, False)
+        self._count(demand)
+        self._serve(event.requester, demand)
 
-    def _fetch(self, requester: int, needs: tuple[Run, ...], room: int) -> None:
-        last = needs[-1]
-        ahead, streak = self._streams.ahead(last.first, last.count, last.access, room)
-        asked = needs
+    def _serialize(self, event: Serialize) -> None:
+        self._forget_requester(event.requester)
+        self._fence(event.requester, self._fenced)
+
+    def _bus_lock(self, event: BusLock) -> None:
+        self._forget_requester(event.requester)
+        demand = Demand(_checked(event.needs), 0, True)
+        self._fence(event.requester, partial(self._fenced_lock, demand))
+
+    def _fence(self, requester: int, then: Callable[[int, int], None]) -> None:
+        self._fence_last += 1
+        self._fencing[requester] = self._fence_last
+        self.buffer.flush(partial(then, requester, self._fence_last))
+
+    def _fenced(self, requester: int, fence: int) -> None:
+        """The requester's stores are visible to all."""
+        if self._fencing.get(requester) == fence:
+            del self._fencing[requester]
+            self.emit(Resume(requester))
+
+    def _fenced_lock(self, demand: Demand, requester: int, fence: int) -> None:
+        if self._fencing.get(requester) == fence:
+            del self._fencing[requester]
+            self._count(demand)
+            self._serve(requester, demand)
+
+    def _count(self, demand: Demand) -> None:
+        if not self.pages.satisfied(demand.needs):
+            writes = any(need.access == Access.WRITE for need in demand.needs)
+            self.counters["faults_write" if writes else "faults_read"] += 1
+
+    def _serve(self, requester: int, demand: Demand) -> None:
+        """Let the requester go on, or ask home for what it needs."""
+        if self.side.free(demand.needs) and self._admit(requester, demand):
+            return
+        for fetching in self.fetching.values():
+            if fetching.locked >= demand.locked and covers(fetching.needs, demand.needs):
+                fetching.waiters[requester] = demand
+                return
+        last = demand.needs[-1]
+        ahead, streak = self._streams.ahead(last.first, last.count, last.access, demand.ahead)
+        asked = demand.needs
         if ahead:
             beyond = Run(PageNumber(last.first + last.count), ahead, last.access)
-            asked = normalised((*needs, beyond))
+            asked = normalised((*asked, beyond))
         self._fetch_last += 1
-        self.fetching[self._fetch_last] = Fetching(needs, asked, {requester: needs})
-        self.side.fetch(self._fetch_last, needs, ahead, streak)
+        fetch = self._fetch_last
+        self.fetching[fetch] = Fetching(demand.needs, asked, demand.locked, {requester: demand})
+        self.side.fetch(Fetch(fetch, demand.needs, ahead, streak, demand.locked))
+
+    def _admit(self, requester: int, demand: Demand) -> bool:
+        """Resume the requester, or let it wait for a page that is busy here.
+
+        False when home has to be asked for a page.
+        """
+        needs = demand.needs
+        stores, busy = [], False
+        if self.buffer.multiple and any(self._multiple_in(need) for need in needs):
+            if demand.locked:
+                return False
+            for need in needs:
+                for page in range(need.first, need.first + need.count):
+                    if self.pages.access.get(page) >= need.access:
+                        continue
+                    if page not in self.buffer.multiple:
+                        return False
+                    if page in self.buffer.updating:
+                        busy = True
+                    elif self.pages.access.get(page) == Access.NONE:
+                        return False
+                    elif page in self.buffer.frozen:
+                        busy = True
+                    else:
+                        stores.append(page)
+        elif not self.pages.satisfied(needs):
+            return False
+        if busy:
+            self._local[requester] = demand
+            return True
+        for page in stores:
+            self.buffer.dirty(page)
+            self.raise_access([run_of(page, 1, Access.WRITE)])
+        self.pages.pins[requester] = needs
+        self.emit(Resume(requester))
+        return True
+
+    def _multiple_in(self, need: Run) -> bool:
+        pages = range(need.first, need.first + need.count)
+        if need.count < len(self.buffer.multiple):
+            return any(page in self.buffer.multiple for page in pages)
+        return any(page in pages for page in self.buffer.multiple)
 
     def _released(self, event: Released | Cancelled) -> None:
         self._forget_requester(event.requester)
@@ -154,8 +252,10 @@ class Node:
     def _forget_requester(self, requester: int) -> None:
         for fetching in self.fetching.values():
             fetching.waiters.pop(requester, None)
+        self._local.pop(requester, None)
+        self._fencing.pop(requester, None)
         if self.pages.pins.pop(requester, None) is not None:
-            self.side.released()
+            self.unpinned()
 
     def _received(self, event: Received) -> None:
         if event.sender == self.host or not 0 <= event.sender < self.hosts:
@@ -163,11 +263,15 @@ class Node:
         self.side.received(event.sender, event.message)
 
     def _protected(self, event: Protected) -> None:
+        self.buffer.seal(event.token)
         for completion in self._completions.pop(event.token):
             self.lowering -= 1
             completion()
-        if isinstance(self.side, Remote):
-            self.side.run()
+        if self._local:
+            waiting, self._local = self._local, {}
+            for requester, demand in waiting.items():
+                self._serve(requester, demand)
+        self.side.run()
 
     def _discarded(self, event: Discarded) -> None:
         if not isinstance(self.side, Home):
@@ -175,7 +279,19 @@ class Node:
         if event.count > 0:
             self.side.discard(event.first, event.count)
 
+    def _tick(self, event: Tick) -> None:
+        self.now_us = max(self.now_us, event.now_us)
+        self.buffer.tick()
+
     # For the two sides ----------------------------------------------------------
+
+    @property
+    def next_token(self) -> int:
+        """The token of the `Protect` that this step will end with, if it has one."""
+        return self._token_last + 1
+
+    def emit(self, effect: Effect) -> None:
+        self._effects.append(effect)
 
     def send(self, host: HostId, message: Message) -> None:
         self._effects.append(Send(host, message))
@@ -184,9 +300,15 @@ class Node:
         """Take access from the guest; `then` when no guest thread has it any more."""
         for run in runs:
             self.pages.access.set(run.first, run.count, run.access)
-            append_run(self._protects, run.first, run.count, run.access)
+            append_run(self._lowered, run.first, run.count, run.access)
         self.lowering += 1
         self._then.append(then)
+
+    def freeze_dirty(self) -> None:
+        """Freeze what a flush in this step has to send; `lower` is called in this step too."""
+        for run in self.buffer.freeze():
+            self.pages.access.set(run.first, run.count, run.access)
+            append_run(self._lowered, run.first, run.count, run.access)
 
     def raise_access(self, runs: list[Run]) -> None:
         """Give the guest access; nothing where it has that or more already."""
@@ -195,7 +317,7 @@ class Node:
             for span in access.runs(run.first, run.count):
                 if span.value < run.access:
                     access.set(span.first, span.count, run.access)
-                    append_run(self._protects, span.first, span.count, run.access)
+                    append_run(self._raised, span.first, span.count, run.access)
 
     def install(self, first: int, count: int, data: bytes) -> None:
         """Put pages into memory; no data means zeros."""
@@ -208,46 +330,57 @@ class Node:
                 self.memory.zero(PageNumber(span.first), span.count)
         self.pages.touched.set(first, count, 0)
 
-    def forget(self, first: int, count: int) -> None:
-        """The contents of these pages are gone."""
-        self.pages.drop_pins(first, count)
-        self.install(first, count, b"")
+    def unpinned(self) -> None:
+        """Pins are gone: whatever waited for them goes on."""
+        self.buffer.released()
+        self.side.released()
 
     def granted(self, fetch: int) -> None:
         """All needs of a request are here: its requesters go on."""
-        for requester, needs in self.fetching.pop(fetch).waiters.items():
-            if not self.pages.satisfied(needs):
+        for requester, demand in self.fetching.pop(fetch).waiters.items():
+            if not self._admit(requester, demand):
                 raise PeerError(f"home ends request {fetch} without all of its pages")
-            self._resume(requester, needs)
 
     def refused(self, fetch: int) -> None:
         """Pages of a request were discarded: its requesters try again."""
         for requester in self.fetching.pop(fetch).waiters:
-            self._effects.append(Retry(requester))
+            self.emit(Retry(requester))
 
     def retry_overlapping(self, span: Span) -> None:
         """Requesters that wait for a page of the span try again."""
-        for fetching in self.fetching.values():
-            for requester, needs in list(fetching.waiters.items()):
-                if any_overlap(needs, (span,)):
-                    del fetching.waiters[requester]
-                    self._effects.append(Retry(requester))
-
-    def _resume(self, requester: int, needs: tuple[Run, ...]) -> None:
-        self.pages.pins[requester] = needs
-        self._effects.append(Resume(requester))
+        for waiters in (self._local, *(fetching.waiters for fetching in self.fetching.values())):
+            for requester, demand in list(waiters.items()):
+                if any_overlap(demand.needs, (span,)):
+                    del waiters[requester]
+                    self.emit(Retry(requester))
 
     def _collect_effects(self) -> list[Effect]:
-        """Protections first: whoever is resumed in this step relies on them, and
-        whatever is sent in it relied on protections of earlier steps."""
+        """`Arm` first, for it must be set before a dirty page can be written; then the
+        protections, those that take before those that give: whoever is resumed in
+        this step relies on them, and what is sent in it relied on earlier steps'."""
         effects, self._effects = self._effects, []
-        if self._protects or self._then:
+        if self._armed and not self.buffer.armed:
+            effects.append(Arm(False))
+        if self._lowered or self._raised or self._then:
+            runs = self._lowered
+            for run in self._raised:
+                for span in self.pages.access.runs(run.first, run.count):
+                    append_run(runs, span.first, span.count, span.value)
             self._token_last += 1
-            runs = tuple(self._protects)
             self._completions[self._token_last] = self._then
-            self._protects, self._then = [], []
-            effects.insert(0, Protect(self._token_last, runs))
+            self._lowered, self._raised, self._then = [], [], []
+            effects.insert(0, Protect(self._token_last, tuple(runs)))
+        if self.buffer.armed and not self._armed:
+            effects.insert(0, Arm(True))
+        self._armed = self.buffer.armed
         return effects
+
+
+def _checked(needs: tuple[Run, ...]) -> tuple[Run, ...]:
+    ordered = normalised(needs)
+    if not 0 < pages_in(ordered) <= NEEDS_PAGES_MAX:
+        raise ValueError(f"a fault needs {pages_in(ordered)} pages")
+    return ordered
 
 
 _HANDLERS: Final[dict[type, Callable[..., None]]] = {
@@ -257,4 +390,7 @@ _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     Received: Node._received,
     Protected: Node._protected,
     Discarded: Node._discarded,
+    Serialize: Node._serialize,
+    BusLock: Node._bus_lock,
+    Tick: Node._tick,
 }

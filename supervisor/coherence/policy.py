@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Choices that change speed and never results: how far to fetch ahead."""
+"""Choices that change speed and never results.
+
+How far to fetch ahead, and which pages are multiple-writer. Home asks its
+policy where a choice exists; any answer is correct.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
-from supervisor.coherence.messages import Access
+import numpy as np
+from numpy.typing import NDArray
+
+from supervisor.coherence.diff import changed_bytes
+from supervisor.coherence.messages import Access, PageDiff
+from supervisor.units import PAGE_SIZE
 
 WINDOW_PAGES_MAX: Final = 256
 """1 MiB: beyond it a round trip is small beside the transfer itself."""
@@ -58,3 +68,175 @@ class Streams:
         ahead = max(min(wanted, room), 0)
         stream.last, stream.limit = end - 1, end + ahead
         return ahead, stream.streak
+
+
+# Modes --------------------------------------------------------------------------
+
+
+class SingleWriter:
+    """Every page is single-writer, always."""
+
+    always_armed = False
+    acknowledges = False
+    watches = False
+    """Whether `bounced` wants to be told of pages that change hands."""
+
+    def make_multiple(self, page: int) -> bool:
+        """The page is about to become exclusive at a host: make it multiple-writer instead?"""
+        return False
+
+    def locked(self, first: int, count: int) -> None:
+        """A bus-locked instruction asked home for these pages."""
+
+    def bounced(
+        self, page: int, host: int, before: bytes | None, after: bytes, now_us: int
+    ) -> None:
+        """`host` gives up an exclusive page that had `before` (None: unknown) when it got it."""
+
+    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
+        """A host flushed; the pages that should be single-writer again."""
+        return []
+
+
+BOUNCES: Final = 4
+"""Times in a row a page's ownership moves, every writer keeping to its own bytes,
+before the page counts as falsely shared."""
+
+BOUNCE_WINDOW_US: Final = 200_000
+"""Bounces further apart than this cost too little to matter."""
+
+QUIET_FLUSHES: Final = 32
+"""Flushes of a page by one host alone after which it is single-writer again."""
+
+SLOW_FLUSH_US: Final = 17_000
+SLOW_FLUSHES: Final = 6
+"""So many flushes in a row of one page, each so long after the same host's last one:
+the hosts do not write all the time but wait for each other (or seldom write), and
+single-writer mode passes their stores on sooner than a flush at the deadline."""
+
+LOCK_PENALTY: Final = 64
+"""Bounces a page that a bus-locked instruction touched must sit through first."""
+
+
+@dataclass(slots=True)
+class _Bouncing:
+    """What each host wrote of a page lately, while it was single-writer."""
+
+    count: int = 0
+    last_us: int = 0
+    written: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    penalty: int = 0
+
+
+@dataclass(slots=True)
+class _Flushed:
+    """Who flushed a multiple-writer page, and which bytes lately."""
+
+    written: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    at_us: dict[int, int] = field(default_factory=dict)
+    slow: int = 0
+    alone: int = 0
+    last: int = -1
+
+
+class Adaptive(SingleWriter):
+    """Multiple-writer where hosts write disjoint bytes of a page by turns.
+
+    A page's ownership that moves BOUNCES times within BOUNCE_WINDOW_US of each
+    other, between hosts that each change bytes no other changes, makes the page
+    multiple-writer. Overlapping diffs, a bus-locked instruction, or one host
+    flushing it QUIET_FLUSHES times alone make it single-writer again, and a page
+    that came back has to bounce longer the next time.
+    """
+
+    watches = True
+
+    def __init__(self) -> None:
+        self._bouncing: dict[int, _Bouncing] = {}
+        self._flushed: dict[int, _Flushed] = {}
+        self.made_multiple = 0
+        self.made_single = 0
+
+    def make_multiple(self, page: int) -> bool:
+        seen = self._bouncing.get(page)
+        if seen is None or seen.count < BOUNCES or len(seen.written) < 2:
+            return False
+        seen.count, seen.written = 0, {}
+        self._flushed[page] = _Flushed()
+        self.made_multiple += 1
+        return True
+
+    def locked(self, first: int, count: int) -> None:
+        for page in range(first, first + count):
+            seen = self._bouncing.setdefault(page, _Bouncing())
+            seen.count, seen.written, seen.penalty = 0, {}, LOCK_PENALTY
+            if self._flushed.pop(page, None) is not None:
+                self.made_single += 1
+
+    def bounced(
+        self, page: int, host: int, before: bytes | None, after: bytes, now_us: int
+    ) -> None:
+        seen = self._bouncing.get(page)
+        if seen is None:
+            seen = self._bouncing[page] = _Bouncing()
+        if seen.penalty:
+            seen.penalty -= 1
+            return
+        if now_us - seen.last_us > BOUNCE_WINDOW_US:
+            seen.count, seen.written = 0, {}
+        seen.last_us = now_us
+        if before is None:
+            return
+        changed = np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)
+        if not changed.any():
+            return
+        others = (mask for writer, mask in seen.written.items() if writer != host)
+        if any((mask & changed).any() for mask in others):
+            seen.count, seen.written = 0, {}
+        mine = seen.written.get(host)
+        seen.written[host] = changed if mine is None else mine | changed
+        seen.count += 1
+
+    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
+        single: list[int] = []
+        for diff in diffs:
+            seen = self._flushed.get(diff.page)
+            if seen is not None and self._is_over(seen, host, diff, now_us):
+                del self._flushed[diff.page]
+                self.made_single += 1
+                single.append(diff.page)
+        return single
+
+    def _is_over(self, seen: _Flushed, host: int, diff: PageDiff, now_us: int) -> bool:
+        changed = np.zeros(PAGE_SIZE, np.bool_)
+        changed[changed_bytes(diff)] = True
+        others = (mask for writer, mask in seen.written.items() if writer != host)
+        overlapping = any((mask & changed).any() for mask in others)
+        mine = seen.written.get(host)
+        seen.written[host] = changed if mine is None else mine | changed
+        seen.alone = seen.alone + 1 if seen.last == host else 0
+        seen.last = host
+        late = now_us - seen.at_us.get(host, now_us) > SLOW_FLUSH_US
+        seen.slow = seen.slow + 1 if late else 0
+        seen.at_us[host] = now_us
+        if overlapping or seen.slow >= SLOW_FLUSHES:
+            self._bouncing.setdefault(diff.page, _Bouncing()).penalty = LOCK_PENALTY
+            return True
+        return seen.alone >= QUIET_FLUSHES
+
+
+class Paper(SingleWriter):
+    """The published algorithm: every page that is shared is multiple-writer, every
+    synchronization instruction traps, flushes are acknowledged by all holders."""
+
+    always_armed = True
+    acknowledges = True
+
+    def make_multiple(self, page: int) -> bool:
+        return True
+
+
+POLICIES: Final[dict[str, type[SingleWriter]]] = {
+    "single-writer": SingleWriter,
+    "adaptive": Adaptive,
+}

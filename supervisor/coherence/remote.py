@@ -24,14 +24,18 @@ from supervisor.coherence.messages import (
     Access,
     Content,
     Fetch,
+    Flush,
+    Flushed,
     Forget,
     Grant,
     Invalidate,
     Message,
+    PageDiff,
     Part,
     Recall,
     Refused,
     Run,
+    Update,
     Yielded,
 )
 from supervisor.coherence.pages import Span, any_overlap, append_run, covers, run_of, without
@@ -51,9 +55,9 @@ class Remote:
         self.inbox: deque[Message] = deque()
         self.deferred: list[Recall] = []
 
-    def ready(self, needs: tuple[Run, ...]) -> bool:
-        """The requester may go on: accessible, and nothing that is asked back."""
-        return self.node.pages.satisfied(needs) and not any_overlap(needs, self.leaving())
+    def free(self, needs: tuple[Run, ...]) -> bool:
+        """A new pin keeps nobody waiting: home has asked none of these pages back."""
+        return not (self.deferred or self.inbox) or not any_overlap(needs, self.leaving())
 
     def leaving(self) -> list[Run]:
         """Runs that home has asked back and that are still here."""
@@ -68,8 +72,12 @@ class Remote:
                 runs.append(run_of(message.first, message.count, Access.NONE))
         return runs
 
-    def fetch(self, fetch: int, needs: tuple[Run, ...], ahead: int, streak: int) -> None:
-        self.node.send(HOME, Fetch(fetch, needs, ahead, streak))
+    def fetch(self, message: Fetch) -> None:
+        self.node.send(HOME, message)
+
+    def publish(self, diffs: list[PageDiff]) -> None:
+        """This host's stores, for everybody."""
+        self.node.send(HOME, Flush(self.node.buffer.sent(diffs), tuple(diffs)))
 
     def received(self, sender: HostId, message: Message) -> None:
         if sender != HOME or type(message) not in _HANDLERS:
@@ -110,9 +118,19 @@ class Remote:
             if part.access == Access.WRITE:
                 node.pages.touched.set(part.first, part.count, 1)
         node.raise_access(raised)
+        for run in message.multiple:
+            self._become_multiple(fetching.asked, run)
         if message.final:
             node.granted(message.fetch)
         return True
+
+    def _become_multiple(self, asked: tuple[Run, ...], run: Run) -> None:
+        spans = self.node.pages.access.runs(run.first, run.count)
+        wanted = covers(asked, (run_of(run.first, run.count, Access.READ),))
+        if not wanted or len(spans) != 1 or spans[0].value != Access.READ:
+            raise PeerError(f"home makes pages {run.first:#x} multiple-writer without a copy")
+        self.node.buffer.multiple.update(range(run.first, run.first + run.count))
+        self.node.pages.touched.set(run.first, run.count, 1)
 
     def _check_grant(self, asked: tuple[Run, ...], part: Part) -> None:
         expected = Access.READ if part.content == Content.HELD else Access.NONE
@@ -134,10 +152,8 @@ class Remote:
     def _recall(self, message: Recall) -> bool:
         check_needs(tuple(_wanting(message.needs)))
         for run in message.needs + message.optional:
-            if run.access == Access.WRITE or not self.node.pages.allows(
-                run.first, run.count, Access.WRITE
-            ):
-                raise PeerError(f"home recalls pages {run.first:#x}, which are not exclusive here")
+            if not self._recallable(run):
+                raise PeerError(f"home recalls pages {run.first:#x}, which it cannot")
         if any_overlap(message.needs, self._deferred_runs()):
             raise PeerError("home recalls pages twice")
         if not self._try_yield(message):
@@ -147,30 +163,65 @@ class Remote:
     def _deferred_runs(self) -> list[Run]:
         return [run for recall in self.deferred for run in recall.needs + recall.optional]
 
+    def _recallable(self, run: Run) -> bool:
+        """Exclusive here, or a multiple-writer copy that is to go altogether."""
+        multiple = self.node.buffer.multiple
+        if multiple and run.access == Access.NONE:
+            return all(
+                page in multiple or self.node.pages.access.get(page) == Access.WRITE
+                for page in range(run.first, run.first + run.count)
+            )
+        return run.access != Access.WRITE and self.node.pages.allows(
+            run.first, run.count, Access.WRITE
+        )
+
     def _try_yield(self, recall: Recall) -> bool:
-        """Freeze the recalled pages, then send them; False while a pin forbids it."""
-        pages = self.node.pages
+        """Freeze the recalled pages, flush, then send them; False while a pin forbids it.
+
+        Rules 2 and 3: what was stored before a page is given up is visible to
+        others before the page is, so the flush comes after the freeze and
+        travels ahead of the page.
+        """
+        pages, buffer = self.node.pages, self.node.buffer
+        if not buffer.freezable():
+            return False
         for run in recall.needs:
             if pages.pinned_against(run.first, run.count, run.access):
                 return False
-        giving = list(recall.needs)
+        asked = list(recall.needs)
         for run in recall.optional:
-            giving += [
+            asked += [
                 run_of(span.first, span.count, run.access)
                 for span in pages.unpinned_part(run.first, run.count, run.access)
             ]
-        self.node.lower(giving, partial(self._yield, recall.recall, sorted(giving)))
+        giving: list[Run] = []
+        copies: list[Run] = []
+        for run in sorted(asked):
+            self._split(run, giving, copies)
+        self.node.lower(giving + copies, partial(self._yield, recall.recall, giving, copies))
+        self.node.freeze_dirty()
+        for run in copies:
+            buffer.multiple.difference_update(range(run.first, run.first + run.count))
         return True
 
-    def _yield(self, recall: int, giving: list[Run]) -> None:
-        parts: list[Part] = []
+    def _split(self, run: Run, giving: list[Run], copies: list[Run]) -> None:
+        """Which pages of the run are exclusive, which are multiple-writer copies."""
+        if not self.node.buffer.multiple:
+            giving.append(run)
+            return
+        for page in range(run.first, run.first + run.count):
+            to = copies if page in self.node.buffer.multiple else giving
+            append_run(to, page, 1, run.access)
+
+    def _yield(self, recall: int, giving: list[Run], copies: list[Run]) -> None:
+        parts = [Part(run.first, run.count, run.access, Content.HELD) for run in copies]
         chunks: list[bytes] = []
         for run in giving:
-            got, data = pack(self.node.memory, run.first, run.count, run.access)
+            got, data = pack(self.node.memory.read(run.first, run.count), run.first, run.access)
             parts += got
             chunks.append(data)
-        self.node.counters["pages_sent"] += pages_in(parts)
-        self.node.send(HOME, Yielded(recall, tuple(parts), b"".join(chunks)))
+        self.node.counters["pages_sent"] += pages_in(giving)
+        self.node.send(HOME, Yielded(recall, tuple(sorted(parts)), b"".join(chunks)))
 
     def _invalidate(self, message: Invalidate) -> bool:
         pages = self.node.pages
@@ -189,6 +240,7 @@ class Remote:
     def _forget(self, message: Forget) -> bool:
         node, span = self.node, Span(message.first, message.count)
         node.pages.drop_pins(span.first, span.count)
+        node.buffer.drop(span.first, span.count)
         node.retry_overlapping(span)
         self.deferred = [
             Recall(
@@ -203,12 +255,42 @@ class Remote:
             for above in node.pages.above(span.first, span.count, Access.NONE)
         ]
         if runs:
-            node.lower(runs, partial(node.forget, span.first, span.count))
+            node.lower(runs, partial(node.install, span.first, span.count, b""))
         else:
-            node.forget(span.first, span.count)
-        waiting = self.deferred
+            node.install(span.first, span.count, b"")
+        waiting, self.deferred = self.deferred, []
         self.deferred = [recall for recall in waiting if not self._try_yield(recall)]
         return True
+
+    def _flushed(self, message: Flushed) -> bool:
+        if not self.node.buffer.answered(message.flush):
+            raise PeerError(f"home answers flush {message.flush}, which is not the oldest")
+        return True
+
+    def _update(self, message: Update) -> bool:
+        """Others' stores: all of them show at once, so the pages are taken away meanwhile.
+
+        A page that was given up while the update was under way is left out.
+        """
+        node, buffer = self.node, self.node.buffer
+        diffs = [diff for diff in message.diffs if diff.page in buffer.multiple]
+        if any(node.pages.pinned_against(diff.page, 1, Access.NONE) for diff in diffs):
+            return False
+        runs: list[Run] = []
+        for diff in diffs:
+            append_run(runs, diff.page, 1, Access.NONE)
+        buffer.updating.update(diff.page for diff in diffs)
+        node.lower(runs, partial(self._lay_in, diffs))
+        return True
+
+    def _lay_in(self, diffs: list[PageDiff]) -> None:
+        buffer = self.node.buffer
+        for diff in diffs:
+            if diff.page in buffer.updating:  # else it was discarded meanwhile
+                buffer.lay_in(diff)
+                buffer.updating.remove(diff.page)
+            if diff.page in buffer.multiple:  # else it was given up meanwhile
+                self.node.raise_access([run_of(diff.page, 1, buffer.own_access(diff.page))])
 
 
 def _nothing() -> None:
@@ -226,4 +308,6 @@ _HANDLERS: Final[dict[type[Message], Callable[..., bool]]] = {
     Recall: Remote._recall,
     Invalidate: Remote._invalidate,
     Forget: Remote._forget,
+    Flushed: Remote._flushed,
+    Update: Remote._update,
 }

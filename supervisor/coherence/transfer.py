@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from supervisor.coherence.messages import Access, Content, Memory, Part, Run
+from supervisor.coherence.messages import Access, Content, Part, Run
 from supervisor.coherence.pages import Span
 from supervisor.errors import PeerError
 from supervisor.units import PAGE_SIZE, PageNumber
@@ -28,12 +28,9 @@ def zero_pages(data: bytes) -> int:
     return at // PAGE_SIZE
 
 
-def pack(memory: Memory, first: int, count: int, access: Access) -> tuple[list[Part], bytes]:
-    """Read frozen pages: parts of zeros and of data, and the data.
-
-    The pages must not be writable by the guest any more.
-    """
-    data = memory.read(PageNumber(first), count)
+def pack(data: bytes, first: int, access: Access) -> tuple[list[Part], bytes]:
+    """The contents of whole pages from `first` as parts of zeros and of data, and the data."""
+    count = len(data) // PAGE_SIZE
     spans: list[tuple[bool, int, int]] = []  # zero?, from page, to page (within data)
     for at in range(count):
         zero = data.startswith(_ZERO_PAGE, at * PAGE_SIZE)

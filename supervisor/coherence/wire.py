@@ -13,8 +13,11 @@ from typing import Final, get_args
 
 import msgspec
 
+from supervisor.coherence.diff import check_diff
 from supervisor.coherence.messages import (
     Fetch,
+    Flush,
+    Flushed,
     Forget,
     Grant,
     Invalidate,
@@ -22,6 +25,7 @@ from supervisor.coherence.messages import (
     Recall,
     Refused,
     Run,
+    Update,
     Yielded,
 )
 from supervisor.coherence.transfer import check_needs, check_parts
@@ -30,7 +34,9 @@ from supervisor.errors import PeerError
 PAGES_END: Final = 1 << 52
 """Page numbers are below this: addresses have 64 bits."""
 
-AnyMessage = Fetch | Grant | Refused | Recall | Yielded | Invalidate | Forget
+AnyMessage = (
+    Fetch | Grant | Refused | Recall | Yielded | Invalidate | Forget | Flush | Flushed | Update
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(AnyMessage)
@@ -81,10 +87,27 @@ def _with_parts(message: Grant | Yielded) -> None:
     _positive(message.fetch if isinstance(message, Grant) else message.recall)
     _check_spans(tuple(Run(part.first, part.count, part.access) for part in message.parts))
     check_parts(message.parts, message.data)
+    if isinstance(message, Grant):
+        _check_ascending(message.multiple)
 
 
 def _refused(message: Refused) -> None:
     _positive(message.fetch)
+
+
+def _flushed(message: Flushed) -> None:
+    _positive(message.flush)
+
+
+def _with_diffs(message: Flush | Update) -> None:
+    if isinstance(message, Flush):
+        _positive(message.flush)
+    end = 0
+    for diff in message.diffs:
+        if not end <= diff.page < PAGES_END:
+            raise PeerError(f"diffs out of order at {diff.page:#x}")
+        check_diff(diff)
+        end = diff.page + 1
 
 
 def _recall(message: Recall) -> None:
@@ -110,5 +133,8 @@ _CHECKS: Final[dict[type[Message], Callable[..., None]]] = {
     Yielded: _with_parts,
     Invalidate: _invalidate,
     Forget: _forget,
+    Flush: _with_diffs,
+    Flushed: _flushed,
+    Update: _with_diffs,
 }
 assert set(_CHECKS) == set(get_args(AnyMessage)), "every kind of message has its check"

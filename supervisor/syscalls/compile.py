@@ -35,6 +35,7 @@ from supervisor.syscalls.spec import (
     Length,
     Message,
     Messages,
+    Opaque,
     Row,
     Rule,
     SelfSized,
@@ -131,6 +132,13 @@ def _transformed(
             build.values[index] = bad(address)
         else:
             build.point(index, Segment(transform(data), length))
+
+    return step
+
+
+def opaque_step(index: int) -> Step:
+    def step(build: Build) -> None:
+        build.values[index] = bad(build.args[index])
 
     return step
 
@@ -280,6 +288,8 @@ def _step(index: int, kind: Kind) -> Step | None:
     match kind:
         case Value():
             return None
+        case Opaque():
+            return opaque_step(index)
         case Buffer():
             return buffer_step(index, kind)
         case Data():

@@ -258,9 +258,13 @@ def scatter(
 ) -> Generator[Acquire, None, int]:
     """Write a call's results into guest memory; the value for the program (negative errno).
 
-    Raises PeerError for a result that does not fit the call.
+    Raises PeerError for a result that does not fit the call, UnsupportedError where the
+    kernel would have used an Opaque argument.
     """
-    del row, args
+    if row.choose is not None:
+        row = resolve(row, args)
+        if row.why and (result.ret >= 0 or result.ret == -EFAULT):
+            raise UnsupportedError(f"system call {row.name}: {row.why}")
     fault = False
     for number, offset, data in result.outs:
         if not (0 <= number < len(call.segments) and call.segments[number].rule and offset >= 0):

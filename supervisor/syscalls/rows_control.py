@@ -21,7 +21,7 @@ from supervisor.syscalls.spec import (
     answered,
     chosen,
     home,
-    refused,
+    unknown,
 )
 
 EINVAL: Final = -22
@@ -50,7 +50,7 @@ _FCNTL_KINDS: Final[dict[int, Kind]] = {
     1040: In(16),  # F_SETDELEG
 }  # fmt: skip
 _WAITING: Final = (7, 38)
-_FCNTL: Final = {
+FCNTL: Final = {
     command: home("fcntl", FD, V, kind, blocks=command in _WAITING)
     for command, kind in _FCNTL_KINDS.items()
 }
@@ -60,12 +60,12 @@ _FCNTL_PLAIN: Final = home("fcntl", FD, V, V)
 def by_command(args: Args) -> Row:
     """The row of one fcntl(fd, command, argument)."""
     command = args[1] & 0xFFFFFFFF
-    row = _FCNTL.get(command)
+    row = FCNTL.get(command)
     if row is not None:
         return row
     if args[2] < 0x10000 or args[2] >= USER_TOP:
         return _FCNTL_PLAIN
-    return refused("fcntl", None, f"command {command} is in no table")
+    return unknown("fcntl", f"command {command} is in no table", FD, V)
 
 
 _NUMBERS: Final = home("prctl", V, V, V, V, V, quiet=True)

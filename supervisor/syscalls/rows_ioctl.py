@@ -3,8 +3,9 @@
 
 Requests made with the macros of asm-generic/ioctl.h tell direction and size, but only
 those of kinds known to hold no pointers are taken at their word. Older ones, and those
-whose number lies about their argument, are in the table. Any other is refused by
-number: forwarding a pointer blindly would let the kernel use memory that the
+whose number lies about their argument, are in the table. Any other is tried with a
+bad pointer, for the errno of a descriptor that does not have it, and refused by number
+if it does: forwarding a pointer blindly would let the kernel use memory that the
 coherence protocol does not know it uses.
 """
 
@@ -33,7 +34,7 @@ from supervisor.syscalls.spec import (
     answered,
     chosen,
     home,
-    refused,
+    unknown,
 )
 
 ENOTTY: Final = -25
@@ -159,6 +160,7 @@ _SOCKET: Final[dict[int, Kind]] = {
     0x8905: _INT_OUT,  # SIOCATMARK
     0x8906: Out(16),  # SIOCGSTAMP
     0x8907: Out(16),  # SIOCGSTAMPNS
+    0x894B: _INT_OUT,  # SIOCOUTQNSD
     0x8912: _IFCONF,  # SIOCGIFCONF
     **{request: InOut(IFREQ) for request in _OF_INTERFACES},
     **{request: InOut(ARPREQ) for request in (0x8953, 0x8954, 0x8955)},  # SIOC[DGS]ARP
@@ -219,7 +221,8 @@ direction and size: block devices, evdev, inotify, random, terminals, XFS and ge
 file systems, clocks, FAT, sockets, epoll, cloning, namespaces, pidfd."""
 
 _PLAIN: Final = home("ioctl", FD, V, V)
-_decoded: dict[int, Row] = {}
+_made: dict[int, Row] = {}
+"""Rows of requests that are not in the table, made on first use."""
 
 
 def _decode(request: int) -> Buffer:
@@ -232,16 +235,20 @@ def _decode(request: int) -> Buffer:
 def by_request(args: Args) -> Row:
     """The row of one ioctl(fd, request, argument)."""
     request, argument = args[1] & 0xFFFFFFFF, args[2]
-    row = TABLE.get(request) or _decoded.get(request)
+    row = TABLE.get(request)
     if row is not None:
-        return row
-    kind = request >> 8 & 0xFF
-    if request >> 30 and request >> 16 & 0x3FFF and kind in _FLAT:
-        row = _decoded[request] = home("ioctl", FD, V, _decode(request))
         return row
     if not request >> 30 and (argument < 0x10000 or argument >= USER_TOP):
         return _PLAIN  # No pointer to anything that can be mapped.
-    return refused("ioctl", None, f"request {request:#x} is in no table")
+    row = _made.get(request)
+    if row is None:
+        kind = request >> 8 & 0xFF
+        if request >> 30 and request >> 16 & 0x3FFF and kind in _FLAT:
+            row = home("ioctl", FD, V, _decode(request))
+        else:
+            row = unknown("ioctl", f"request {request:#x} is in no table", FD, V)
+        _made[request] = row
+    return row
 
 
 ROWS: Final = (chosen("ioctl", by_request),)

@@ -128,6 +128,13 @@ FD: Final = Value("descriptor")
 
 
 @dataclass(frozen=True)
+class Opaque(Kind):
+    """A pointer to nobody knows what, passed on as a bad one. The kernel's refusal, for
+    another reason, of a request that this descriptor does not have is the answer; where
+    it looks at the pointer, or succeeds, the row's call is refused (`Row.why`)."""
+
+
+@dataclass(frozen=True)
 class Buffer(Kind):
     """Bytes at the pointer; `reads` if the kernel reads them, `valid` what it writes."""
 
@@ -275,7 +282,7 @@ class Row:
     answer: int | None = None
     """What the program gets for Where.ANSWER and Where.REFUSE: a value or a negative errno."""
     why: str = ""
-    """A sentence, for Where.REFUSE and Where.ANSWER."""
+    """A sentence, for Where.REFUSE, Where.ANSWER and a row with an Opaque argument."""
     quiet: bool = False
     """No other thread can observe by it that this one has come so far, so stores that
     are still buffered (DESIGN §5 rule 2) need not be flushed before it."""
@@ -321,6 +328,11 @@ def answered(name: str, answer: int, why: str = "") -> Row:
 
 def refused(name: str, answer: int | None, why: str) -> Row:
     return Row(name, Where.REFUSE, answer=answer, why=why, quiet=True)
+
+
+def unknown(name: str, why: str, *args: Kind) -> Row:
+    """A row that ends with an Opaque argument."""
+    return Row(name, Where.HOME, (*args, Opaque()), why=why)
 
 
 def chosen(name: str, choose: Callable[[Args], Row]) -> Row:

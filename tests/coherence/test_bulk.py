@@ -24,13 +24,18 @@ def test_writes_of_ranges_are_never_lost(block: int) -> None:
 
 
 @pytest.mark.parametrize("block", range(8))
-def test_discards_at_any_time_leave_zeros_and_nobody_waiting(block: int) -> None:
+@pytest.mark.parametrize("policy", ["single-writer", "adaptive"])
+def test_discards_at_any_time_leave_zeros_and_nobody_waiting(policy: str, block: int) -> None:
     for seed in range(block * 25, block * 25 + 25):
-        _discard_at_random(seed)
+        try:
+            _discard_at_random(seed, policy)
+        except Exception as error:
+            raise AssertionError(f"{error}; repeat with seed {seed}") from error
 
 
-def _discard_at_random(seed: int) -> None:
-    cluster, rng = random_cluster(seed), random.Random(seed)
+def _discard_at_random(seed: int, policy: str) -> None:
+    cluster, rng = random_cluster(seed, policy), random.Random(seed)
+    cluster.discarding = True
     for _ in range(rng.randint(1, 6)):
         for _ in range(rng.randint(0, 60)):
             if not cluster.act():

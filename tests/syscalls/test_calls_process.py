@@ -18,6 +18,7 @@ import pytest
 from machines import Machine, Marshalled, Native, c_string
 
 from supervisor.errors import UnsupportedError
+from supervisor.syscalls import rows_control, rows_ioctl
 
 
 def exited_child(status: int) -> int:
@@ -264,14 +265,29 @@ def test_file_ioctls(machine: Machine, tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_unknown_control_calls_are_refused_by_name(marshalled: Marshalled) -> None:
+def test_unknown_requests(machine: Machine, terminal: int) -> None:
+    """What a descriptor does not have fails as the kernel has it fail."""
+    pointer = machine.room(64)
+    for request in (0xC0286405, 0x4B99, 0x2285):
+        assert machine.call("ioctl", terminal, request, pointer) == -errno.ENOTTY
+    assert machine.call("ioctl", 9999, 0xC0286405, pointer) == -errno.EBADF
+    assert machine.call("fcntl", terminal, 9999, pointer) == -errno.EINVAL
+
+
+def test_requests_in_no_table_are_refused_by_name(
+    marshalled: Marshalled, terminal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pointer = marshalled.room(64)
-    with pytest.raises(UnsupportedError, match="ioctl: request 0xc0286405"):
-        marshalled.call("ioctl", 0, 0xC0286405, pointer)
-    with pytest.raises(UnsupportedError, match="ioctl: request 0x4b99"):
-        marshalled.call("ioctl", 0, 0x4B99, pointer)
-    with pytest.raises(UnsupportedError, match="fcntl: command 9999"):
-        marshalled.call("fcntl", 0, 9999, pointer)
+    monkeypatch.delitem(rows_ioctl.TABLE, termios.TIOCGWINSZ)
+    with pytest.raises(UnsupportedError, match="ioctl: request 0x5413 is in no table"):
+        marshalled.call("ioctl", terminal, termios.TIOCGWINSZ, pointer)
+    monkeypatch.delitem(rows_control.FCNTL, 5)
+    with pytest.raises(UnsupportedError, match="fcntl: command 5 is in no table"):
+        marshalled.call("fcntl", terminal, 5, pointer)
+    # Taken for a pointer, though it is none: the terminal is exclusive now, nothing worse.
+    monkeypatch.delitem(rows_ioctl.TABLE, termios.TIOCEXCL)
+    with pytest.raises(UnsupportedError, match="ioctl: request 0x540c is in no table"):
+        marshalled.call("ioctl", terminal, termios.TIOCEXCL, pointer)
 
 
 def test_prctl(machine: Machine) -> None:
