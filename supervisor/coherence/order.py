@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Home's order of flushes: each gets its place, one at a time (rule 4).
+
+Observers must see all stores of a flush at once. At home that means that its
+pages are out of the reach of home's threads while the diffs are laid in; at
+the other holders, that they get them in one message. Messages that a host sent
+after a flush wait until the flush has its place, or a page given up after it
+could be seen before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from supervisor.coherence import directory as dir_
+from supervisor.coherence.messages import Access, Flush, Flushed, PageDiff, Run, Update
+from supervisor.coherence.pages import append_run, run_of
+from supervisor.errors import PeerError
+from supervisor.units import HostId
+
+if TYPE_CHECKING:
+    from supervisor.coherence.home import Home
+
+
+class _Pending(NamedTuple):
+    host: HostId
+    message: Flush
+
+
+class FlushOrder:
+    """Flushes that have no place yet; the first of them is being laid in."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._queue: deque[_Pending] = deque()
+        self._busy = False
+        self._last: dict[int, int] = {}
+
+    def holds(self, host: HostId) -> bool:
+        """Whether this host's later messages have to wait."""
+        return any(pending.host == host for pending in self._queue)
+
+    def received(self, host: HostId, message: Flush) -> None:
+        if message.flush != self._last.get(host, 0) + 1:
+            raise PeerError(f"host {host} sends flush {message.flush} out of turn")
+        self._last[host] = message.flush
+        self._queue.append(_Pending(host, message))
+        self.run()
+
+    def run(self) -> None:
+        """Take the next flush, unless one is under way or pins forbid it."""
+        while self._queue and not self._busy:
+            host, message = self._queue[0]
+            diffs = self._current(host, message)
+            node = self._home.node
+            if any(node.pages.pinned_against(diff.page, 1, Access.NONE) for diff in diffs):
+                return
+            runs: list[Run] = []
+            for diff in diffs:
+                if node.pages.access.get(diff.page) != Access.NONE:
+                    append_run(runs, diff.page, 1, Access.NONE)
+            if not runs and not node.lowering:
+                self._place(lowered=False)
+                continue
+            self._busy = True
+            node.buffer.updating.update(diff.page for diff in diffs)
+            node.lower(runs, self._protected)
+
+    def _current(self, host: HostId, message: Flush) -> list[PageDiff]:
+        """The diffs of pages that the host still has; the others were discarded."""
+        entries = self._home.directory.entries
+        return [
+            diff
+            for diff in message.diffs
+            if (entry := entries.get(diff.page)) >= dir_.MULTIPLE
+            and dir_.sharers(entry) >> host & 1
+        ]
+
+    def _protected(self) -> None:
+        self._busy = False
+        self._place(lowered=True)
+        self.run()
+
+    def _place(self, lowered: bool) -> None:
+        """Lay the first flush into the master copies and home's own, and tell everybody."""
+        home, node = self._home, self._home.node
+        host, message = self._queue.popleft()
+        diffs = self._current(host, message)
+        for diff in diffs:
+            node.buffer.lay_in(diff)
+        for diff in message.diffs:
+            node.buffer.updating.discard(diff.page)
+        self.publish(host, diffs)
+        node.send(host, Flushed(message.flush))
+        for diff in diffs:
+            if lowered and not home.surrenders(diff.page):
+                access = node.buffer.own_access(diff.page)
+                node.raise_access([run_of(diff.page, 1, access)])
+        home.flush_placed(host, diffs)
+
+    def publish(self, host: HostId, diffs: list[PageDiff]) -> None:
+        """Send stores of one host to the holders of copies other than it and home."""
+        entries = self._home.directory.entries
+        for other in self._home.node.others:
+            if other != host:
+                theirs = tuple(
+                    diff for diff in diffs if dir_.sharers(entries.get(diff.page)) >> other & 1
+                )
+                if theirs:
+                    self._home.node.send(other, Update(theirs))
