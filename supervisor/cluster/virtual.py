@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from supervisor.cluster.auth import new_key
-from supervisor.cluster.membership import say
 from supervisor.cluster.plan import JOIN_TIMEOUT_S, ClusterPlan, Rendezvous, VirtualPlan
 from supervisor.cluster.rendezvous import listen_on_loopback
+from supervisor.cluster.roster import say
 from supervisor.errors import EXIT_FAILURE, DsmsupError
 from supervisor.units import HOME, HostId
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import trio
 
-from supervisor.cluster import auth, hostinfo, membership, rendezvous
+from supervisor.cluster import auth, gather, handshake, hostinfo, join, rendezvous
 from supervisor.cluster.auth import Role
 from supervisor.cluster.membership import Membership, assemble
 from supervisor.cluster.plan import ClusterPlan, Rendezvous
@@ -223,7 +223,7 @@ def test_a_name_with_two_addresses_makes_one_home(monkeypatch: pytest.MonkeyPatc
         ]
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(membership, "_CONNECT_S_OF_MANY", 0.2)
+    monkeypatch.setattr(join, "_CONNECT_S_OF_MANY", 0.2)
 
     async def script(nursery: trio.Nursery) -> None:
         same = plan(3, None, free_port(), "cluster.example")
@@ -306,7 +306,7 @@ def test_an_unlike_page_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         await home.heard("waiting")
         real = hostinfo.local_info
         monkeypatch.setattr(
-            membership,
+            join,
             "local_info",
             lambda cpus: msgspec.structs.replace(real(cpus), page_size=65536),
         )
@@ -321,7 +321,8 @@ def test_an_unlike_page_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 def test_another_version_is_told_at_both_ends_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(nursery: trio.Nursery) -> None:
         base = plan(2, 0)
-        monkeypatch.setattr(membership, "dsmsup_version", lambda: "1.0")
+        for module in (gather, join):
+            monkeypatch.setattr(module, "dsmsup_version", lambda: "1.0")
         home = start(nursery, base)[0]
         await home.heard("waiting")
         for _ in range(2):
@@ -389,7 +390,8 @@ def test_a_wrong_key_is_told_there_and_hushed_at_home() -> None:
 def test_strangers_of_every_kind_are_dropped_and_disturb_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(membership, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(gather, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(join, "HANDSHAKE_S", 0.3)
 
     async def script(nursery: trio.Nursery) -> None:
         base = plan(3, 0)
@@ -408,7 +410,7 @@ def test_strangers_of_every_kind_are_dropped_and_disturb_nobody(
                 except trio.BrokenResourceError:
                     pass
 
-        said = auth.pack_hello(auth.new_hello(Role.JOINER, 3, None, membership.dsmsup_version()))
+        said = auth.pack_hello(auth.new_hello(Role.JOINER, 3, None, hostinfo.dsmsup_version()))
         async with trio.open_nursery() as strangers:
             strangers.start_soon(until_dropped, b"")  # Says nothing.
             strangers.start_soon(until_dropped, said[:20])  # Stops in the middle.
@@ -483,7 +485,7 @@ def test_a_replayed_handshake_and_a_reflected_one_prove_nothing() -> None:
         assert replay[auth.HELLO_BYTES] == auth.Verdict.WRONG_KEY
         await home.heard("wrong key")
         async with await dial(base) as mirror:
-            said = auth.new_hello(Role.JOINER, 3, None, membership.dsmsup_version())
+            said = auth.new_hello(Role.JOINER, 3, None, hostinfo.dsmsup_version())
             await mirror.send_all(auth.pack_hello(said))
             await mirror.send_all(await mirror.receive_some(auth.HELLO_BYTES))
             assert (await mirror.receive_some(1))[0] == auth.Verdict.WRONG_KEY
@@ -499,7 +501,8 @@ def test_a_replayed_handshake_and_a_reflected_one_prove_nothing() -> None:
 def test_something_else_at_the_port_is_named(
     answer: bytes, hold: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(membership, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(gather, "HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(join, "HANDSHAKE_S", 0.3)
 
     async def script(nursery: trio.Nursery) -> None:
         where = await fake_server(nursery, answer, hold)
@@ -513,7 +516,7 @@ def test_something_else_at_the_port_is_named(
 
 def test_a_home_that_cannot_prove_itself_is_not_believed() -> None:
     async def script(nursery: trio.Nursery) -> None:
-        said = auth.new_hello(Role.HOME, 2, HOME, membership.dsmsup_version())
+        said = auth.new_hello(Role.HOME, 2, HOME, hostinfo.dsmsup_version())
         where = await fake_server(nursery, auth.pack_hello(said) + bytes(auth.VERDICT_BYTES))
         host = start(nursery, replace(plan(2, 1), rendezvous=where))[0]
         await host.done.wait()
@@ -550,7 +553,7 @@ def test_nobody_home_names_the_address() -> None:
 
 
 def test_an_address_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership, "_CONNECT_S", 0.1)
+    monkeypatch.setattr(join, "_CONNECT_S", 0.1)
 
     async def no_answer(*_: Any) -> None:
         await trio.sleep_forever()
@@ -647,11 +650,9 @@ def test_a_host_that_leaves_frees_its_place(last_words: bytes) -> None:
         home, one = await start_home(nursery, base, replace(base, host_id=None))
         await one.heard("admitted")
         stream = await dial(base)
-        version, info = membership.dsmsup_version(), hostinfo.local_info(1)
-        await membership.handshake.greet_as_joiner(
-            stream, KEY, 4, HostId(2), version, info, "there"
-        )
-        assert isinstance(await membership.handshake.hear_note(stream), membership.Admitted)
+        version, info = hostinfo.dsmsup_version(), hostinfo.local_info(1)
+        await handshake.greet_as_joiner(stream, KEY, 4, HostId(2), version, info, "there")
+        assert isinstance(await handshake.hear_note(stream), handshake.Admitted)
         if last_words:
             await stream.send_all(last_words)
         else:
@@ -686,11 +687,11 @@ def test_home_lost_while_others_wait_is_told() -> None:
 
 
 def test_home_hung_while_others_wait_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(membership, "_GRACE_S", 0.1)
+    monkeypatch.setattr(join, "_GRACE_S", 0.1)
 
     async def script(nursery: trio.Nursery) -> None:
         base = replace(plan(3, 0), join_timeout_s=0.2)
-        monkeypatch.setattr(membership, "_turn_away", hang)
+        monkeypatch.setattr(gather, "_turn_away", hang)
         _, one = await start_home(nursery, base, replace(base, host_id=None))
         await one.done.wait()
         assert isinstance(one.error, PeerLost)
