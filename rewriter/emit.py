@@ -11,23 +11,29 @@ build id.
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Final
 
 from rewriter.elf import (
     PAGE_SIZE,
     PF_R,
     PF_X,
+    PT_GNU_EH_FRAME,
     PT_GNU_PROPERTY,
     PT_LOAD,
     PT_NOTE,
     PT_NULL,
+    SHF_EXECINSTR,
     Elf,
     Segment,
     pack_segment,
 )
 from rewriter.errors import Unsupported
+from rewriter.frames import frame_section
 from rewriter.plan import Plan
+from rewriter.sections import Added, add_sections
 from rewriter.sidemap import Extra
+from rewriter.unwind import TrampolineFrame, describe, eh_frame, search_table
 
 _NT_GNU_BUILD_ID: Final = 3
 
@@ -42,24 +48,64 @@ def emit(plan: Plan) -> tuple[bytes, tuple[Extra, ...]]:
             assert offset is not None
             out[offset : offset + len(new)] = new
     lo, hi = plan.span
+    frames = describe(plan)
+    tail, added, search = _frame_bytes(plan, frames, hi)
     offset = -(-len(out) // PAGE_SIZE) * PAGE_SIZE
-    out += bytes(offset - len(out)) + bytes(hi - lo)
+    out += bytes(offset - len(out)) + bytes(hi - lo) + tail
     for placed in plan.placed:
         at = offset + placed.address - lo
         out[at : at + len(placed.code)] = placed.code
-    segment = Segment(PT_LOAD, PF_R | PF_X, offset, lo, lo, hi - lo, hi - lo, PAGE_SIZE)
-    table = header_table(elf, segment)
+    size = hi - lo + len(tail)
+    segment = Segment(PT_LOAD, PF_R | PF_X, offset, lo, lo, size, size, PAGE_SIZE)
+    table = header_table(elf, segment, search)
     out[elf.phoff : elf.phoff + len(table)] = table
-    return bytes(out), (Extra(lo, hi - lo, offset, hi - lo, PF_R | PF_X),)
+    sections = [Added(".dsm.text", SHF_EXECINSTR, lo, offset, hi - lo, 16)]
+    sections += [replace(a, offset=offset + a.addr - lo) for a in added]
+    add_sections(plan, out, sections, frames)
+    return bytes(out), (Extra(lo, size, offset, size, PF_R | PF_X),)
 
 
-def header_table(elf: Elf, added: Segment) -> bytes:
-    """The program header table with one spare entry given up for `added`."""
+def _frame_bytes(
+    plan: Plan, frames: list[TrampolineFrame], at: int
+) -> tuple[bytes, list[Added], tuple[int, int]]:
+    """What follows the trampolines at `at`: frames and their search table.
+
+    Also their sections (offsets not yet known) and the table's (address, size),
+    (0, 0) when the file has no such table of its own, and so no unwinding by it.
+    """
+    elf = plan.elf
+    section = frame_section(elf)
+    if not frames or section is None or elf.segment(PT_GNU_EH_FRAME) is None:
+        return b"", [], (0, 0)
+    records, places = eh_frame(frames, elf.bits, at)
+    search_at = at + len(records) + -len(records) % 8
+    original = [(f.start, f.address) for f in plan.code.frames]
+    starts = [(f.start, place) for f, place in zip(frames, places, strict=True)]
+    search = search_table(original, starts, section[0], search_at)
+    tail = records + bytes(search_at - at - len(records)) + search
+    added = [
+        Added(".dsm.eh_frame", 0, at, 0, len(records), 8),
+        Added(".dsm.eh_frame_hdr", 0, search_at, 0, len(search), 4),
+    ]
+    return tail, added, (search_at, len(search))
+
+
+def header_table(elf: Elf, added: Segment, search: tuple[int, int] = (0, 0)) -> bytes:
+    """The program header table with one spare entry given up for `added`.
+
+    `search` is the (address, size) of the frame search table that replaces the
+    original's, (0, 0) to leave that.
+    """
     rows = list(elf.segments)
     victim = spare_entry(elf)
     if victim < 0:
         raise Unsupported(elf.name, "no program header to spare for the trampolines")
     del rows[victim]
+    at, size = search
+    offset = added.offset + at - added.vaddr
+    for i, s in enumerate(rows):
+        if s.type == PT_GNU_EH_FRAME and size:
+            rows[i] = s._replace(offset=offset, vaddr=at, paddr=at, filesz=size, memsz=size)
     last = max(i for i, s in enumerate(rows) if s.type == PT_LOAD)
     rows.insert(last + 1, added)
     return b"".join(pack_segment(elf.layout, s) for s in rows)
