@@ -124,6 +124,9 @@ def gather(
     return Call(number, values, build.pointers, build.segments, build.left)
 
 
+_SELF_CONTAINED = (Rule.WHOLE, Rule.RETURNED)
+
+
 def _check(call: Call) -> None:
     """PeerError unless everything that a call refers to lies within it."""
     segments, count = call.segments, len(call.segments)
@@ -137,7 +140,7 @@ def _check(call: Call) -> None:
             at = segment.unit
             sound = sound and 0 <= at < count and 0 <= base <= segments[at].length - 4
         elif rule:
-            sound = sound and segment.unit >= 0 and base >= 0
+            sound = sound and rule in _SELF_CONTAINED and segment.unit >= 0 and base >= 0
         for offset, target, addend in segment.fixups:
             if target == LITERAL:
                 sound = sound and 0 <= addend < 1 << 64

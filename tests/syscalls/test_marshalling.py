@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from machines import FakeGuest, FakeScratch, Marshalled, c_string, drive, iovec
 
@@ -293,6 +293,10 @@ calls = st.builds(
 
 @settings(max_examples=300, deadline=None)
 @given(call=calls, ret=st.integers(-4096, 100))
+@example(call=Call(39, [], [], [Segment(b"", 40, rule=4, unit=1)]), ret=0)
+@example(call=Call(39, [], [], [Segment(b"", 40, rule=3, unit=0, base=37)]), ret=0)
+@example(call=Call(39, [], [], [Segment(b"x" * 8, 8, fixups=((1, 0, 0),))]), ret=0)
+@example(call=Call(39, [], [(6, 0)], [Segment(b"", 8)]), ret=0)
 def test_a_peers_nonsense_is_a_peer_error(call: Call, ret: int) -> None:
     """Whatever a peer asks for is placed within the scratch, or refused."""
     scratch = Guarded()
