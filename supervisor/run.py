@@ -138,7 +138,11 @@ def _background(
     """Runs work in a worker thread, then goes on with its result in the event loop's."""
 
     async def work_and_go_on(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        value = await trio.to_thread.run_sync(work)
+        home.events.background += 1
+        try:
+            value = await trio.to_thread.run_sync(work)
+        finally:
+            home.events.background -= 1
         try:
             done(value)
             home.settle()

@@ -55,8 +55,14 @@ from supervisor.tracee.memory import GuestMemory
 from supervisor.tracee.stops import Stop, StopKind, drain
 from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
-HOLD_S: Final = 100e-6
-"""How long a granted page is kept from others if its thread has not been seen to progress."""
+HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 300e-6}
+"""How long a granted page is kept from others if its thread has not been seen to progress.
+
+About a round trip for a page to write: a thread that uses it again and again
+then works half of the time that it contends for the page. Less for one to
+read: a thread that polls it keeps the writer from what it polls for.
+"""
+FOREVER: Final = float("inf")
 SILENCE_S_MAX: Final = 4.0
 """A host that says nothing for this long is lost (heartbeats come every half second)."""
 BEAT_S: Final = 0.5
@@ -106,6 +112,7 @@ class Supervisor:
         self._holders: dict[int, Operation] = {}
         self._ready: deque[tuple[int, bool]] = deque()
         self._held: dict[int, float] = {}
+        """Until when each requester keeps its pages if others ask for them."""
         self._hold_timer = False
         self._waiting: dict[Any, Operation] = {}
         self._flush_wanted: set[HostId] = set()
@@ -255,13 +262,13 @@ class Supervisor:
         """Let granted pages go, those granted long enough ago, because somebody may ask."""
         now = time.monotonic()
         next_due = None
-        for requester, since in list(self._held.items()):
-            if now - since >= HOLD_S:
+        for requester, until in list(self._held.items()):
+            if now >= until:
                 del self._held[requester]
                 self.step(Released(requester))
-            elif next_due is None or since + HOLD_S < next_due:
-                next_due = since + HOLD_S
-        if next_due is not None and not self._hold_timer:
+            elif next_due is None or until < next_due:
+                next_due = until
+        if next_due is not None and next_due != FOREVER and not self._hold_timer:
             self._hold_timer = True
             self.events.at(next_due, self._on_hold_timer)
 
@@ -477,6 +484,7 @@ class Supervisor:
         thread.fault_key = key
         ahead = min((area.end - (address & ~PAGE_MASK) >> PAGE_SHIFT) - 1, AHEAD_PAGES_MAX)
         thread.waiting = True
+        thread.wanted = max(run.access for run in runs)
         self.step(Fault(thread.requester, runs, ahead))
         return True
 
@@ -536,7 +544,7 @@ class Supervisor:
             self.deliver(thread)
             return
         if not retry:
-            self._held[thread.requester] = time.monotonic()
+            self._held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
             if thread.step_next:
                 thread.step_next = False
                 self.step_pinned(thread)
@@ -546,7 +554,7 @@ class Supervisor:
     def step_pinned(self, thread: Thread, signal_number: int = 0) -> None:
         """Run one instruction (or enter a handler) before its pages may be taken."""
         thread.stepping = True
-        self._held[thread.requester] = float("inf")
+        self._held[thread.requester] = FOREVER
         try:
             ptrace.single_step(thread.task, signal_number)
         except ptrace.TraceeGone:

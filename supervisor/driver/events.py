@@ -24,6 +24,8 @@ import trio
 
 USER_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _SIGNALFD_INFO_SIZE: Final = 128
+BRIEF_S: Final = 0.002
+YIELD_S: Final = 0.1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,7 +58,9 @@ class Events:
         self.on_children: Callable[[], None] = lambda: None
         self.on_user_signal: Callable[[int, bool], None] = lambda number, from_kernel: None
         self.watch(self._signals, select.EPOLLIN, self._read_signals)
-        self.wakeups = 0
+        self.background = 0
+        """Tasks of the event loop's that are under way beside the supervisor's."""
+        self._yield_due = 0.0
 
     def watch(self, descriptor: int, interest: int, handler: Callable[[int], None]) -> None:
         self._handlers[descriptor] = handler
@@ -90,9 +94,9 @@ class Events:
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             heapq.heappop(self._deadlines)[2]()
 
-    def poll(self) -> bool:
-        """Handle all that is ready now; False when nothing was."""
-        ready = self._epoll.poll(0)
+    def _handle(self, timeout_s: float) -> bool:
+        """Handle all that becomes ready within a time; False when nothing did."""
+        ready = self._epoll.poll(timeout_s)
         for descriptor, interest in ready:
             handler = self._handlers.get(descriptor)
             if handler is not None:
@@ -100,18 +104,28 @@ class Events:
         return bool(ready)
 
     async def wait(self) -> None:
-        """Sleep until something is ready or due, then handle it."""
-        self.wakeups += 1
-        if self._deadlines:
-            timeout = self._deadlines[0][0] - time.monotonic()
-            if timeout > 0:
-                with trio.move_on_after(timeout):
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-            else:
-                await trio.lowlevel.checkpoint()
+        """Sleep until something is ready or due, then handle it.
+
+        First in the epoll set itself: a pass through trio's scheduler costs as
+        much as handling a page fault. It gets its turn when nothing has come for
+        a moment, and every so often in any case; at once while `background`
+        tasks are under way, whose ends only trio can tell.
+        """
+        now = time.monotonic()
+        timeout = self._deadlines[0][0] - now if self._deadlines else 3600.0
+        if not self.background and now < self._yield_due:
+            handled = self._handle(max(0.0, min(timeout, BRIEF_S)))
+            if handled or timeout <= BRIEF_S:
+                self._run_due()
+                return
+            timeout -= BRIEF_S
+        if timeout > 0:
+            with trio.move_on_after(timeout):
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
         else:
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
-        self.poll()
+            await trio.lowlevel.checkpoint()
+        self._yield_due = time.monotonic() + YIELD_S
+        self._handle(0)
         self._run_due()
 
     def close(self) -> None:

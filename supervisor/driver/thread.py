@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from supervisor.coherence.messages import Access
 from supervisor.tracee.ptrace import Registers
 from supervisor.units import HOME, HostId
 
@@ -40,6 +41,7 @@ class Thread:
         "tid",
         "virtual_mask",
         "waiting",
+        "wanted",
     )
 
     def __init__(self, tid: int, task: int, requester: int) -> None:
@@ -78,6 +80,8 @@ class Thread:
         """Elsewhere: goes home as soon as it can."""
         self.waiting = False
         """Stopped at a fault, until its pages are there."""
+        self.wanted = Access.READ
+        """The greatest access that its last fault asked for."""
         # Faults: the last one's key, and how often it came back although cured.
         self.fault_key: Any = None
         self.cured = 0
