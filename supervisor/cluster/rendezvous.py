@@ -19,9 +19,11 @@ import ctypes
 import errno
 import fcntl
 import ipaddress
+import signal
 import socket
 import struct
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import trio
@@ -34,6 +36,11 @@ _BACKLOG: Final = 128
 _SIOCGIFCONF: Final = 0x8912
 _IFREQ_BYTES: Final = 40
 _NOT_OURS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH)
+
+
+_SockAddr = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+_Answers = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, _SockAddr]]
+"""What getaddrinfo(3) gives in Python."""
 
 
 class PortInUse(DsmsupError):
@@ -71,9 +78,7 @@ async def resolve(rendezvous: Rendezvous) -> list[Address]:
     found: list[Address] = []
     for host in rendezvous.hosts:
         try:
-            answers = await trio.socket.getaddrinfo(
-                host, rendezvous.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICSERV
-            )
+            answers = await _getaddrinfo(host, rendezvous.port)
         except socket.gaierror as error:
             if error.errno == socket.EAI_AGAIN:
                 raise NameServiceSilent(f"the name service does not answer for {host}") from None
@@ -89,6 +94,41 @@ async def resolve(rendezvous: Rendezvous) -> list[Address]:
         }
         found += sorted(addresses, key=lambda address: (address.family, address.sockaddr))
     return list(dict.fromkeys(found))
+
+
+async def _getaddrinfo(host: str, port: int) -> _Answers:
+    """Ask the name service without holding up the event loop.
+
+    In a thread of our own rather than trio's, which keeps its threads for later use: the
+    driver blocks SIGCHLD to read it from a descriptor, and one forgotten thread that does
+    not block it would swallow it. Ours blocks every signal from its start, and is gone
+    when the answer is there (later only if the caller did not wait for it).
+    """
+    done = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    outcome: list[_Answers | OSError | UnicodeError] = []
+
+    def ask() -> None:
+        try:
+            flags = socket.AI_NUMERICSERV
+            outcome.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
+        except (OSError, UnicodeError) as error:
+            outcome.append(error)
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(done.set)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    await done.wait()
+    thread.join()
+    answer = outcome[0]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 async def listen(rendezvous: Rendezvous, told: bool) -> list[socket.socket]:

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
+import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -196,11 +199,11 @@ def test_ipv6_and_names(address: str) -> None:
 def test_own_name_that_means_loopback_listens_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         address = "127.0.1.1" if host == "node1" else host
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
     async def script(nursery: trio.Nursery) -> None:
         same = plan(2, None, free_port(), "node1")
@@ -216,13 +219,13 @@ def test_own_name_that_means_loopback_listens_for_others(
 
 
 def test_a_name_with_two_addresses_makes_one_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         return [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
             for address in ("192.0.2.77", "127.0.0.3", "127.0.0.2")
         ]
 
-    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr(join, "_CONNECT_S_OF_MANY", 0.2)
 
     async def script(nursery: trio.Nursery) -> None:
@@ -253,6 +256,34 @@ def test_infos_tell_of_the_hosts() -> None:
         assert other.name == f"{socket.gethostname()} at 127.0.0.1"
 
     play(script)
+
+
+def test_no_thread_is_left_that_could_swallow_a_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    masks = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(*words: Any, **more: Any) -> Any:
+        masks.append((threading.get_ident(), signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        return real(*words, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def script(nursery: trio.Nursery) -> None:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        before = set(os.listdir("/proc/self/task"))
+        same = plan(2, None, None, "localhost")
+        hosts = start(nursery, same, same)
+        await finish(hosts)
+        assert set(os.listdir("/proc/self/task")) <= before
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+        check(hosts)
+
+    play(script)
+    assert masks
+    for thread, blocked in masks:
+        assert thread != threading.get_ident() and signal.SIGCHLD in blocked
 
 
 # Refusals ---------------------------------------------------------------------------
@@ -575,14 +606,14 @@ def test_a_name_may_appear_late_and_a_wrong_one_is_named(
     port = free_port()
     answers = [socket.EAI_AGAIN, socket.EAI_NONAME, socket.EAI_NONAME]
 
-    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         if host == "nodee1":
             raise socket.gaierror(socket.EAI_NONAME, "as told")
         if answers:
             raise socket.gaierror(answers.pop(0), "as told")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
     async def script(nursery: trio.Nursery) -> None:
         base = plan(2, 1, port, "pod-0.svc")
@@ -602,11 +633,11 @@ def test_a_name_may_appear_late_and_a_wrong_one_is_named(
 
 
 def test_told_to_be_home_under_a_name_that_is_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
         address = "192.0.2.77" if host == "service" else host
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
     async def script(nursery: trio.Nursery) -> None:
         base = plan(2, 0, free_port(), "service")
