@@ -46,11 +46,12 @@ def find_program(name: str) -> str:
         raise CannotExecute(f"cannot execute '{path}': it is not a regular file")
     if not os.access(path, os.X_OK):
         raise CannotExecute(f"cannot execute '{path}': no execute permission (chmod +x {path})")
-    _check_header(path)
+    check_header(path)
     return path
 
 
-def _check_header(path: str) -> None:
+def check_header(path: str) -> None:
+    """Raise CannotExecute unless the file is an x86-64 ELF program or a script."""
     try:
         with open(path, "rb") as file:
             header = file.read(64)

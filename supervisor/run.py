@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +21,7 @@ from supervisor.cluster.plan import ClusterPlan
 from supervisor.driver import events
 from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
-from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError
+from supervisor.errors import EXIT_FAILURE, EXIT_SIGNAL_BASE, DsmsupError
 from supervisor.program import find_program
 from supervisor.tracee import ptrace
 from supervisor.tracee.priority import put_supervisor_first
@@ -58,6 +59,18 @@ def run_host(
         return error.exit_status
     except KeyboardInterrupt:
         return EXIT_SIGNAL_BASE + signal.SIGINT
+    except Exception as error:
+        # A fault of dsmsup's own. The guest dies with its tracer (EXITKILL).
+        if job.verbose:
+            traceback.print_exc()
+        say(f"internal error: {_innermost(error)} (-v shows where)")
+        return EXIT_FAILURE
+
+
+def _innermost(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 async def _run_host(

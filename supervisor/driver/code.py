@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from rewriter.cache import Rewritten, rewritten
 from rewriter.errors import RewriteError, Unsupported
-from supervisor.areas import AddressSpace
 from supervisor.errors import CannotExecute
 from supervisor.tracee import image
 from supervisor.tracee.image import Segment, Substitute
@@ -72,7 +71,7 @@ class CodeMap:
         ]
         return Substitute(result.path, extra)
 
-    def loaded(self, path: str, bias: int, space: AddressSpace) -> None:
+    def loaded(self, path: str, bias: int) -> None:
         """A file that the kernel mapped at exec."""
         result = self._by_path.get(path)
         if result is not None:

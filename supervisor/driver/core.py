@@ -44,6 +44,7 @@ from supervisor.driver import messages
 from supervisor.driver.events import Events
 from supervisor.driver.messages import COHERENCE, CONTROL, ControlMessage
 from supervisor.driver.operations import Hold, Operation, Steps, Unhold
+from supervisor.driver.signals import Actions
 from supervisor.driver.thread import Thread
 from supervisor.errors import DsmsupError, GuestDied, PeerError, PeerLost
 from supervisor.syscalls.call import Acquire
@@ -101,6 +102,7 @@ class Supervisor:
         self.agent: Agent
         self.threads: dict[int, Thread] = {}
         """By kernel task id on this host."""
+        self.actions = Actions()
         self.finished = False
         self.trouble: DsmsupError | None = None
         self.counters = {"threads_started": 0, "traps": 0, "syscalls_forwarded": 0}
@@ -280,7 +282,7 @@ class Supervisor:
     # Threads ------------------------------------------------------------------------
 
     def add_thread(self, tid: int, task: int) -> Thread:
-        thread = Thread(tid, task, next(self._requester_ids))
+        thread = Thread(tid, task, next(self._requester_ids), self.actions)
         self.threads[task] = thread
         self._requesters[thread.requester] = thread
         return thread

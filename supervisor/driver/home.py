@@ -17,12 +17,13 @@ from collections.abc import Callable
 from errno import EINTR
 from typing import Any, Final
 
-from supervisor.areas import Area, Kind
+from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access, Discarded
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.code import CodeMap
 from supervisor.driver.core import Supervisor
+from supervisor.driver.forks import Forks
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
@@ -45,6 +46,7 @@ from supervisor.driver.placement import Placement
 from supervisor.driver.scratch import SCRATCH_SIZE, Scratch
 from supervisor.driver.thread import Thread
 from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError, GuestDied, PeerError
+from supervisor.program import check_header
 from supervisor.syscalls import handlers
 from supervisor.syscalls.handlers import clocks
 from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
@@ -87,7 +89,7 @@ class Home(Supervisor):
         self.code = CodeMap()
         self.placement = Placement(cpus)
         self.by_tid: dict[int, Thread] = {}
-        self.actions = signals.Actions()
+        self.forks = Forks(self)
         self.bystanders = bystanders.Bystanders()
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
@@ -95,7 +97,6 @@ class Home(Supervisor):
         """Hosts that have the area list; the others get it with their first thread."""
         self.pid = 0
         self.pidfd = -1
-        self.program = ""
         self.break_start = 0
         self.break_end = 0
         self.exit_status: int | None = None
@@ -109,16 +110,21 @@ class Home(Supervisor):
 
     def start(self, path: str, arguments: list[str], cpus: list[int] | None) -> None:
         """Execute the program and take it over; it is left about to run."""
-        self.program = path
         self.pid = spawn.spawn(
             path,
             [os.fsencode(argument) for argument in arguments],
             os.environb,
             seccomp.build(native_at_home),
-            inherit=(self.memory.descriptor, self.control.descriptor, self.scratch.descriptor),
             cpus=cpus,
         )
         self.pidfd = os.pidfd_open(self.pid)
+        self.actions.inherit(self.pid)
+        self.placement.started(HOME)
+        self.counters["threads_started"] += 1
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Put the image that stands at the exit of its execve under the supervisor; let it run."""
         taken = image.take_over(
             self.pid, self.memory, self.control, self.scratch.descriptor, SCRATCH_SIZE,
             self.code.substitute,
@@ -127,14 +133,34 @@ class Home(Supervisor):
         self.space = taken.space
         self.native_backing = taken.native
         self.break_start = self.break_end = taken.break_start
-        self.actions.inherit(self.pid)
         for loaded_path, bias in taken.loaded.items():
-            self.code.loaded(loaded_path, bias, self.space)
+            self.code.loaded(loaded_path, bias)
         main = self.add_thread(self.pid, self.pid)
         self.by_tid[self.pid] = main
-        self.placement.started(HOME)
-        self.counters["threads_started"] += 1
         self.resume(main)
+
+    def restart(self) -> None:
+        """The program has executed another: its threads are gone, on all hosts; begin anew."""
+        for thread in list(self.threads.values()):
+            if not thread.borrowed:
+                self.remove_thread(thread)
+                self.by_tid.pop(thread.tid, None)
+                self.placement.ended(thread.away)
+                if thread.away != HOME:
+                    self.send(thread.away, ThreadEnded(thread.tid))
+        old, self.space = list(self.space), AddressSpace()
+        for area in old:
+            self.memory.set_backing(area.start, area.end, None)
+            self.discard(area.start, area.end)
+        self.areas_changed([(area.start, area.end) for area in old], [], [])
+        self.synced.clear()  # the new image's areas go out with its first thread elsewhere
+        self.decoder.forget()
+        self.code = CodeMap()
+        self.actions.executed()
+        self.placement.started(HOME)
+        spawn.finish_exec(self.pid)
+        check_header(f"/proc/{self.pid}/exe")
+        self._take_over()
 
     # System calls of threads that are here ------------------------------------------------
 
@@ -328,11 +354,13 @@ class Home(Supervisor):
         self.wake(("born", stop.pid), None)
 
     def on_event(self, thread: Thread, event: int) -> None:
-        child = ptrace.get_event_message(thread.task)
+        if event == bystanders.PTRACE_EVENT_EXEC:
+            self.forks.executed(thread)
+            return
         if event in bystanders.FORK_EVENTS:
+            child = ptrace.get_event_message(thread.task)
             thread.born.append(child)
-        elif event == bystanders.PTRACE_EVENT_EXEC:
-            raise handlers.unsupported("the program replaced itself by execve")
+            self.forks.born(thread, child)
         if thread.native is not None:
             ptrace.cont_to_syscall(thread.task)
         else:

@@ -106,7 +106,8 @@ class Lender(Supervisor):
         elif isinstance(message, ThreadEnded):
             thread = self.by_tid.get(message.tid)
             if thread is not None:
-                self._drop(thread)
+                thread.ended = True
+                self._stop(thread)
         elif isinstance(message, ClockAnswer):
             self._clock_answer(message)
         elif isinstance(message, Shutdown):
@@ -150,18 +151,26 @@ class Lender(Supervisor):
             pass
 
     def _bring_home(self, thread: Thread) -> None:
-        if thread.leaving:
-            return
-        thread.leaving = True
-        if thread.operation is not None:
-            return  # as soon as its system call is done
-        if thread.waiting:
-            self._leave(thread)  # it is stopped at a fault, which it repeats at home
-            return
-        try:
-            ptrace.interrupt(thread.task)
-        except ptrace.TraceeGone:
-            pass
+        if not thread.leaving:
+            thread.leaving = True
+            if thread.operation is None:  # else as soon as its system call is done
+                self._stop(thread)
+
+    def _stop(self, thread: Thread) -> None:
+        """Stop a worker, to end it or to send it home."""
+        if thread.ended and thread.operation is not None:
+            self._drop(thread)
+        elif thread.waiting:
+            self._stopped(thread)  # at a fault, which it repeats wherever it goes on
+        else:
+            with contextlib.suppress(ptrace.TraceeGone):
+                ptrace.interrupt(thread.task)
+
+    def _stopped(self, thread: Thread) -> None:
+        if thread.ended:
+            self._drop(thread)
+        else:
+            self._leave(thread)
 
     def _leave(self, thread: Thread) -> None:
         """Send a stopped thread's context home."""
@@ -174,8 +183,8 @@ class Lender(Supervisor):
         self._drop(thread)
 
     def on_group_stop(self, thread: Thread, detail: int) -> None:
-        if thread.leaving and thread.operation is None:
-            self._leave(thread)
+        if thread.ended or (thread.leaving and thread.operation is None):
+            self._stopped(thread)
         else:
             self.resume(thread)
 

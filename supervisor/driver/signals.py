@@ -46,6 +46,20 @@ class Actions:
     def __init__(self) -> None:
         self._actions: dict[int, bytes] = {}
 
+    def copy(self) -> Actions:
+        """For a process that starts with these (fork)."""
+        other = Actions()
+        other._actions = dict(self._actions)
+        return other
+
+    def executed(self) -> None:
+        """execve(2): handlers are gone, what was ignored still is."""
+        self._actions = {
+            number: action
+            for number, action in self._actions.items()
+            if ACTION.unpack(action)[0] == SIG_IGN
+        }
+
     def inherit(self, pid: int) -> None:
         """Signals that were ignored when the program was started (nohup) still are."""
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
@@ -97,8 +111,8 @@ def for_kernel(number: int, action: bytes) -> bytes:
 
 def arrived(home: Home, thread: Thread, number: int) -> None:
     """A signal of the program's own, at a thread that is here and runs its own code."""
-    if not home.actions.runs_handler(number):
-        if number in FORCED and home.actions.ignored(number):
+    if not thread.actions.runs_handler(number):
+        if number in FORCED and thread.actions.ignored(number):
             _, code, _ = ptrace.get_siginfo(thread.task)
             if code <= 0:  # sent, not caused
                 ptrace.cont(thread.task)
@@ -106,7 +120,7 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
         ptrace.cont(thread.task, number)
         return
     if home.hosts == 1:
-        home.actions.delivered(number)
+        thread.actions.delivered(number)
         ptrace.cont(thread.task, number)
         return
     ptrace.get_registers(thread.task, thread.registers)
@@ -120,7 +134,7 @@ def deliver_pending(home: Home, thread: Thread) -> None:
     stack = thread.registers.rsp
     ranges = [(stack - FRAME_SIZE, FRAME_SIZE, Access.WRITE)]
     base, size = thread.alternate_stack
-    if size and home.actions.flags(thread.pending_signals[0][0]) & SA_ONSTACK:
+    if size and thread.actions.flags(thread.pending_signals[0][0]) & SA_ONSTACK:
         length = min(size, FRAME_SIZE)
         ranges.append((base + size - length, length, Access.WRITE))
     runs = home.mapped_runs(ranges)
@@ -134,6 +148,6 @@ def deliver(home: Home, thread: Thread) -> None:
     """The pages are there and pinned: let the kernel build the frame."""
     thread.delivering = False
     number, info = thread.pending_signals.pop(0)
-    home.actions.delivered(number)
+    thread.actions.delivered(number)
     ptrace.set_siginfo_bytes(thread.task, info)
     home.step_pinned(thread, number)

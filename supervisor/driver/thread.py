@@ -11,20 +11,24 @@ from supervisor.units import HOME, HostId
 
 if TYPE_CHECKING:
     from supervisor.driver.operations import Operation
+    from supervisor.driver.signals import Actions
 
 
 class Thread:
     """A kernel task of a guest process that is, or is the shadow of, a program's thread."""
 
     __slots__ = (
+        "actions",
         "affinity",
         "alternate_stack",
         "at_gadget",
         "away",
         "born",
+        "borrowed",
         "clear_child_tid",
         "cured",
         "delivering",
+        "ended",
         "entered",
         "exited",
         "fault_key",
@@ -44,7 +48,7 @@ class Thread:
         "wanted",
     )
 
-    def __init__(self, tid: int, task: int, requester: int) -> None:
+    def __init__(self, tid: int, task: int, requester: int, actions: Actions) -> None:
         self.tid = tid
         """As the program sees it (the task id at home)."""
         self.task = task
@@ -65,6 +69,10 @@ class Thread:
         """Virtual processors that sched_setaffinity allowed, bit N for processor N; None: all."""
         self.entered = False
         """The call that the thread stopped at has run (its exit stop, or the gadget)."""
+        self.actions = actions
+        """The signal handlers of the thread's process."""
+        self.borrowed = False
+        """A vfork child's task: it shares the memory, but is no thread of the program."""
         self.exited = False
         """The thread has called exit; a main task's end is told only with the last one's."""
         self.at_gadget = False
@@ -76,6 +84,8 @@ class Thread:
         """Taken from the kernel, to be delivered when the current call ends: number, siginfo."""
         self.delivering = False
         """Waits for its stack pages to deliver the first of the pending signals."""
+        self.ended = False
+        """Elsewhere: its kernel task at home is gone."""
         self.leaving = False
         """Elsewhere: goes home as soon as it can."""
         self.waiting = False

@@ -60,46 +60,76 @@ class Caller:
         return result
 
 
-def map_control_block(pid: int, block: ControlBlock) -> None:
-    """Map the control block into a process that stands in its exec stop."""
-    entry = ptrace.get_registers(pid).rip
-    memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+class Fresh:
+    """A process that stands at the exit of its execve, with nothing of ours in it yet.
+
+    Our descriptors are opened in it through the supervisor's /proc/PID/fd: an
+    image that the program itself executes (execve) inherits none.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        registers = ptrace.get_registers(pid)
+        self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self._entry = registers.rip
+        self._text = os.pread(self._memory, 3, self._entry)
+        os.pwrite(self._memory, b"\x0f\x05\xcc", self._entry)  # syscall; int3
+        self._path = (registers.rsp - 1024) & ~15
+        self._below = os.pread(self._memory, 64, self._path)
+        self.caller = Caller(pid, self._entry)
+
+    def open(self, descriptor: int) -> int:
+        """Open one of the supervisor's descriptors in the process; its number there."""
+        path = f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0"
+        os.pwrite(self._memory, path, self._path)
+        return self.caller.must(
+            inject.SYS_OPENAT, inject.AT_FDCWD, self._path, os.O_RDWR | os.O_CLOEXEC, 0
+        )
+
+    def restore(self) -> None:
+        """Put back what was poked over."""
+        os.pwrite(self._memory, self._text, self._entry)
+        os.pwrite(self._memory, self._below, self._path)
+        os.close(self._memory)
+
+
+def map_control_block(pid: int, block: ControlBlock, memory: GuestMemory) -> int:
+    """Map the control block into a fresh process; guest memory's descriptor there."""
+    fresh = Fresh(pid)
     try:
-        original = os.pread(memory, 3, entry)
-        os.pwrite(memory, b"\x0f\x05\xcc", entry)  # syscall; int3
-        caller = Caller(pid, entry)
-        shared_fixed = inject.MAP_SHARED | inject.MAP_FIXED
-        read_write = inject.PROT_READ | inject.PROT_WRITE
+        caller = fresh.caller
+        control_descriptor = fresh.open(block.descriptor)
+        memory_descriptor = fresh.open(memory.descriptor)
         caller.must(
-            inject.SYS_MMAP, control.BASE, control.SIZE, read_write, shared_fixed,
-            block.descriptor, 0,
+            inject.SYS_MMAP, control.BASE, control.SIZE, inject.PROT_READ | inject.PROT_WRITE,
+            inject.MAP_SHARED | inject.MAP_FIXED, control_descriptor, 0,
         )  # fmt: skip
         caller.must(
             inject.SYS_MPROTECT, control.CODE, 0x1000, inject.PROT_READ | inject.PROT_EXEC
         )
         caller.must(inject.SYS_MPROTECT, control.ARMED, 0x1000, inject.PROT_READ)
-        os.pwrite(memory, original, entry)
+        caller.must(inject.SYS_CLOSE, control_descriptor)
     finally:
-        os.close(memory)
+        fresh.restore()
+    return memory_descriptor
 
 
-def make_agent_thread(pid: int, block: ControlBlock, memory: GuestMemory) -> Agent:
+def make_agent_thread(pid: int, block: ControlBlock, memory_descriptor: int) -> Agent:
     """Clone the agent off a program's main thread (at home)."""
     caller = Caller(pid, control.GADGET)
     tid = caller.must(inject.SYS_CLONE, inject.THREAD_FLAGS, 0)
     wait_for(tid)
-    # The program's table loses our descriptors, the agent's loses all others.
-    caller.must(inject.SYS_CLOSE, memory.descriptor)
-    caller.must(inject.SYS_CLOSE, block.descriptor)
-    return _park(tid, block, memory)
+    # The program's table loses our descriptor, the agent's loses all others.
+    caller.must(inject.SYS_CLOSE, memory_descriptor)
+    return _park(tid, block, memory_descriptor)
 
 
-def make_agent_of(pid: int, block: ControlBlock, memory: GuestMemory) -> Agent:
+def make_agent_of(pid: int, block: ControlBlock, memory_descriptor: int) -> Agent:
     """Make a vessel's only thread its agent."""
-    return _park(pid, block, memory)
+    return _park(pid, block, memory_descriptor)
 
 
-def _park(tid: int, block: ControlBlock, memory: GuestMemory) -> Agent:
+def _park(tid: int, block: ControlBlock, memory_descriptor: int) -> Agent:
     ptrace.set_signal_mask(tid, _ALL_SIGNALS_BUT_TRAP)
     registers = ptrace.get_registers(tid)
     registers.rip = control.STUB
@@ -109,8 +139,8 @@ def _park(tid: int, block: ControlBlock, memory: GuestMemory) -> Agent:
     stop = wait_for(tid)
     if stop.kind is not StopKind.SIGNAL or stop.detail != signal.SIGTRAP:
         raise GuestDied("the guest process died while it was being set up")
-    agent = Agent(tid, block, memory.descriptor)
-    kept = memory.descriptor
+    agent = Agent(tid, block, memory_descriptor)
+    kept = memory_descriptor
     agent.check(
         ([(inject.SYS_CLOSE_RANGE, 0, kept - 1, 0)] if kept else [])
         + [(inject.SYS_CLOSE_RANGE, kept + 1, 0xFFFFFFFF, 0)]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
 from supervisor.tracee import control, inject, ptrace
-from supervisor.tracee.bootstrap import Caller, make_agent_thread, map_control_block
+from supervisor.tracee.bootstrap import Fresh, make_agent_thread, map_control_block
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.maps import read_maps
@@ -28,6 +28,8 @@ from supervisor.units import PAGE_SIZE, round_up
 _AT_NULL = 0
 _AT_IGNORE = 1
 _AT_SYSINFO_EHDR = 33
+
+SYS_BRK = 12
 
 STACK_DEFAULT = 8 << 20
 STACK_MAX = 1 << 30
@@ -73,15 +75,17 @@ def take_over(
     substitute: Callable[[str], Substitute | None],
 ) -> HomeImage:
     """Prepare a program that stands in its exec stop."""
-    map_control_block(pid, block)
-    caller = Caller(pid, control.GADGET)
+    fresh = Fresh(pid)
+    caller = fresh.caller
+    opened = fresh.open(scratch_descriptor)
     caller.must(
         inject.SYS_MMAP, SCRATCH_BASE, scratch_size, READ | WRITE,
-        inject.MAP_SHARED | inject.MAP_FIXED | inject.MAP_NORESERVE, scratch_descriptor, 0,
+        inject.MAP_SHARED | inject.MAP_FIXED | inject.MAP_NORESERVE, opened, 0,
     )  # fmt: skip
-    caller.must(inject.SYS_CLOSE, scratch_descriptor)
-    break_start = caller.must(12, 0)
-    agent = make_agent_thread(pid, block, memory)
+    caller.must(inject.SYS_CLOSE, opened)
+    break_start = caller.must(SYS_BRK, 0)
+    fresh.restore()
+    agent = make_agent_thread(pid, block, map_control_block(pid, block, memory))
     process_memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     space = AddressSpace()
     native = ProcessBacking(process_memory)

@@ -18,7 +18,7 @@ import os
 import signal
 from typing import Final
 
-from supervisor.errors import GuestDied
+from supervisor.errors import DsmsupError, GuestDied
 from supervisor.tracee import ptrace
 from supervisor.tracee.control import CALLS_MAX, ControlBlock
 from supervisor.tracee.stops import StopKind, wait_for
@@ -55,7 +55,7 @@ THREAD_FLAGS: Final = (
 )
 
 
-class InjectionFailed(Exception):
+class InjectionFailed(DsmsupError):
     """A call of a list failed in the guest."""
 
     def __init__(self, call: tuple[int, ...], code: int) -> None:

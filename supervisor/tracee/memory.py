@@ -193,6 +193,23 @@ class GuestMemory:
         os.close(self.descriptor)
 
 
+def data_extents(descriptor: int, start: int, end: int) -> list[tuple[int, int]]:
+    """The parts of a range of a sparse file that hold data (lseek(2), SEEK_DATA)."""
+    extents = []
+    at = start
+    while at < end:
+        try:
+            low = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but holes from here on
+            break
+        if low >= end:
+            break
+        high = min(os.lseek(descriptor, low, os.SEEK_HOLE), end)
+        extents.append((low, high))
+        at = high
+    return extents
+
+
 def punch(descriptor: int, offset: int, length: int) -> None:
     """Make a range of a memfd read as zeros and give its memory back (fallocate(2))."""
     ptrace.raw_syscall(285, descriptor, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length)

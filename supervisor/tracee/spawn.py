@@ -27,14 +27,12 @@ def spawn(
     environment: Mapping[bytes, bytes],
     filter_program: bytes,
     *,
-    inherit: Iterable[int],
     cpus: Iterable[int] | None = None,
     new_session: bool = False,
 ) -> int:
     """Start a program under ptrace; it is left at the exit of its execve. Returns its pid.
 
-    `path` may be a descriptor (fexecve). `inherit` are descriptors to keep
-    across the exec. Raises CannotExecute, NotFound.
+    `path` may be a descriptor (fexecve). Raises CannotExecute, NotFound.
     """
     go_read, go_write = os.pipe()
     error_read, error_write = os.pipe()
@@ -43,7 +41,7 @@ def spawn(
         os.close(go_write)
         _child(
             path, arguments, environment, filter_program, go_read, error_write,
-            list(inherit), None if cpus is None else set(cpus), new_session,
+            None if cpus is None else set(cpus), new_session,
         )  # fmt: skip
     os.close(go_read)
     os.close(error_write)
@@ -71,10 +69,7 @@ def _run_to_exec(pid: int, error_read: int, path: str | int) -> None:
         stop: Stop = wait_for(pid)
         match stop.kind:
             case StopKind.EVENT:  # exec is the only event that a lone child can have
-                # This stop is inside execve(2), whose return would still overwrite rax.
-                ptrace.cont_to_syscall(pid)
-                if wait_for(pid).kind is not StopKind.SYSCALL:
-                    raise GuestDied("the program was killed while it was being started")
+                finish_exec(pid)
                 return
             case StopKind.EXITED | StopKind.KILLED:
                 raise _exec_error(os.read(error_read, 16), path)
@@ -82,6 +77,13 @@ def _run_to_exec(pid: int, error_read: int, path: str | int) -> None:
                 ptrace.cont(pid, stop.detail)
             case _:
                 ptrace.cont(pid)
+
+
+def finish_exec(pid: int) -> None:
+    """From PTRACE_EVENT_EXEC to the exit of the execve, whose return would overwrite rax."""
+    ptrace.cont_to_syscall(pid)
+    if wait_for(pid).kind is not StopKind.SYSCALL:
+        raise GuestDied("the program was killed while it was being started")
 
 
 def _exec_error(report: bytes, path: str | int) -> DsmsupError:
@@ -102,7 +104,6 @@ def _child(
     filter_program: bytes,
     go_read: int,
     error_write: int,
-    inherit: list[int],
     cpus: set[int] | None,
     new_session: bool,
 ) -> NoReturn:
@@ -113,10 +114,9 @@ def _child(
             signal.signal(ignored_by_python, signal.SIG_DFL)
         if cpus is not None:
             os.sched_setaffinity(0, cpus)
-        for descriptor in inherit:
-            os.set_inheritable(descriptor, True)
         # Addresses must be the same in every host, and low ones free.
-        ptrace.raw_syscall(135, ptrace.raw_syscall(135, 0xFFFFFFFF) | _PERSONALITY_ADDR_NO_RANDOMIZE)
+        personality = ptrace.raw_syscall(135, 0xFFFFFFFF)
+        ptrace.raw_syscall(135, personality | _PERSONALITY_ADDR_NO_RANDOMIZE)
         if os.read(go_read, 1) != b"g":
             os._exit(127)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -48,12 +48,11 @@ def launch_vessel(
         os.write(image, vessel_image())
         pid = spawn(
             image, [b"dsmsup-vessel"], {}, filter_program,
-            inherit=(memory.descriptor, block.descriptor), cpus=cpus, new_session=True,
+            cpus=cpus, new_session=True,
         )  # fmt: skip
     finally:
         os.close(image)
-    map_control_block(pid, block)
-    agent = make_agent_of(pid, block, memory)
+    agent = make_agent_of(pid, block, map_control_block(pid, block, memory))
     end = control.BASE + control.SIZE
     agent.run(
         [

@@ -49,7 +49,7 @@ def rt_sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | N
     number &= 0xFFFF_FFFF
     if size != SIGSET_SIZE or not 1 <= number <= 64:
         return -errno.EINVAL
-    before = home.actions.get(number)
+    before = thread.actions.get(number)
     if new:
         action = yield from _read(home, new, ACTION.size)
         if action is None:
@@ -63,7 +63,7 @@ def rt_sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | N
             lease.release()
         if result < 0:
             return result
-        home.actions.set(number, action)
+        thread.actions.set(number, action)
     if old:
         return (yield from _write(home, old, before))
     return 0

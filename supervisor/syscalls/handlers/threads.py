@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SYS_CLONE: Final = 56
 
+SIGCHLD: Final = 17
 CLONE_VM: Final = 0x00000100
 CLONE_VFORK: Final = 0x00004000
 CLONE_THREAD: Final = 0x00010000
@@ -187,7 +188,25 @@ def clone3(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
     yield
 
 
+def fork(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    return (yield from home.forks.fork(thread, [SIGCHLD, 0, 0, 0, 0, 0], call))
+
+
+def vfork(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    flags = CLONE_VM | CLONE_VFORK | SIGCHLD
+    return (yield from home.forks.fork(thread, [flags, 0, 0, 0, 0, 0], call))
+
+
+def execve(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """On success the next stop is PTRACE_EVENT_EXEC, and nobody returns from here."""
+    return (yield from home.run_marshalled(thread, home.row_of(thread, call), args))
+
+
 HANDLERS: Final = {
+    "fork": fork,
+    "vfork": vfork,
+    "execve": execve,
+    "execveat": execve,
     "clone": clone,
     "clone3": clone3,
     "exit": exit_,

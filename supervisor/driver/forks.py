@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""New processes: fork, vfork and execve.
+
+A forked child gets a copy of the whole memory and runs at home beside the
+supervisor (bystanders.py). Its mappings would be the parent's guest memory
+itself, which is MAP_SHARED: before it runs its first instruction they are
+replaced by private mappings of a copy.
+
+A vfork child (posix_spawn) borrows its parent's memory until it executes or
+exits: it is one more task of home's guest process, with page faults and
+marshalled calls like any thread's.
+
+An execve of the program itself ends all its threads on all hosts; the new
+image is taken over as the first one was.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from supervisor.areas import Kind
+from supervisor.coherence.messages import Access
+from supervisor.driver.operations import Native, Steps, Wait
+from supervisor.syscalls.call import Acquire
+from supervisor.tracee import control, inject, ptrace
+from supervisor.tracee.bootstrap import Caller
+from supervisor.tracee.memory import ADDRESS_SPACE_SIZE, data_extents
+from supervisor.units import PAGE_SHIFT
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.messages import SpecialCall
+    from supervisor.driver.thread import Thread
+
+SYS_CLONE: Final = 56
+CLONE_VM: Final = 0x00000100
+CLONE_VFORK: Final = 0x00004000
+CLONE_SETTLS: Final = 0x00080000
+CLONE_PARENT_SETTID: Final = 0x00100000
+CLONE_CHILD_SETTID: Final = 0x01000000
+COPY_PIECE: Final = 1 << 20
+NO_CALL: Final = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class Forks:
+    """The beginnings of the program's child processes."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._contexts: dict[int, tuple[bytes, bytes]] = {}
+        """Registers and XSAVE state that a vfork child begins with, by its parent's task."""
+
+    def fork(self, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+        """clone(2) without CLONE_THREAD."""
+        flags, stack, parent_tid, child_tid, tls, _ = args
+        home = self.home
+        context = ptrace.Registers.from_buffer_copy(home.context_of(thread, call))
+        context.rax = 0
+        context.orig_rax = NO_CALL
+        if stack:
+            context.rsp = stack
+        if flags & CLONE_SETTLS:
+            context.fs_base = tls
+        xstate = call.xstate if call is not None else b""
+        ours = CLONE_PARENT_SETTID | CLONE_CHILD_SETTID
+        native = Native(SYS_CLONE, [flags & ~ours, stack, 0, child_tid, tls, 0])
+        if flags & CLONE_VM:
+            self._contexts[thread.task] = (bytes(context), xstate)
+            child = yield native  # `born` tells of the child, long before this returns
+            self._contexts.pop(thread.task, None)
+        else:
+            copy = os.memfd_create("dsmsup-fork", os.MFD_CLOEXEC)
+            try:
+                os.ftruncate(copy, ADDRESS_SPACE_SIZE)
+                yield from self._copy_memory(copy)
+                child = yield native
+                if child > 0:
+                    if flags & CLONE_CHILD_SETTID:
+                        os.pwrite(copy, child.to_bytes(4, "little"), child_tid)
+                    if child not in home.newborn:
+                        yield Wait(("born", child))
+                    home.newborn.discard(child)
+                    self._begin(child, copy, context, xstate)
+            finally:
+                os.close(copy)
+        if child > 0 and flags & CLONE_PARENT_SETTID and home.check(parent_tid, 4, Access.WRITE):
+            yield Acquire(((parent_tid, 4, Access.WRITE),))
+            home.write(parent_tid, child.to_bytes(4, "little"))
+        return child
+
+    def _copy_memory(self, copy: int) -> Steps:
+        """All of guest memory that has contents, as home has it once it has fetched it."""
+        home = self.home
+        for area in list(home.space):
+            if area.kind is not Kind.GUEST:
+                continue
+            first, count = area.start >> PAGE_SHIFT, (area.end - area.start) >> PAGE_SHIFT
+            for run in home.node.access_runs(first, count):
+                if run.access is Access.NONE:
+                    for at in range(run.first, run.first + run.count, COPY_PIECE >> PAGE_SHIFT):
+                        size = min(COPY_PIECE >> PAGE_SHIFT, run.first + run.count - at)
+                        yield Acquire(((at << PAGE_SHIFT, size << PAGE_SHIFT, Access.READ),))
+            for start, end in data_extents(home.memory.descriptor, area.start, area.end):
+                for at in range(start, end, COPY_PIECE):
+                    data = home.memory.read_bytes(at, min(COPY_PIECE, end - at))
+                    os.pwrite(copy, data, at)
+
+    def _begin(self, child: int, copy: int, context: ptrace.Registers, xstate: bytes) -> None:
+        """Give a forked child its own memory and let it run."""
+        home = self.home
+        lease = home.scratch.lease()
+        try:
+            caller = Caller(child, control.GADGET)
+            name = f"/proc/{os.getpid()}/fd/{copy}".encode() + b"\0"
+            path = lease.allocate(len(name))
+            lease.write(path, name)
+            opened = caller.must(
+                inject.SYS_OPENAT, inject.AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC, 0
+            )
+            fixed = inject.MAP_PRIVATE | inject.MAP_FIXED | inject.MAP_NORESERVE
+            for area in home.space:
+                if area.kind is Kind.GUEST:
+                    caller.must(
+                        inject.SYS_MMAP, area.start, area.end - area.start, area.protection,
+                        fixed, opened, area.start,
+                    )  # fmt: skip
+            caller.must(inject.SYS_CLOSE, opened)
+            caller.must(  # its own armed byte: 0 for good
+                inject.SYS_MMAP, control.ARMED, 0x1000, inject.PROT_READ,
+                inject.MAP_PRIVATE | inject.MAP_FIXED | inject.MAP_ANONYMOUS, NO_CALL, 0,
+            )  # fmt: skip
+            ptrace.set_registers(child, context)
+            if xstate:
+                ptrace.set_xstate(child, xstate)
+            home.bystanders.add(child)
+            ptrace.cont(child)
+        except ptrace.TraceeGone:
+            home.bystanders.add(child)
+        finally:
+            lease.release()
+
+    def born(self, parent: Thread, child: int) -> None:
+        """A task has been made; see to it here if it shares memory but is no thread."""
+        if parent.task in self._contexts:
+            self.home.begin("vfork", None, self._begin_vforked(parent, child), lambda _: None)
+
+    def _begin_vforked(self, parent: Thread, child: int) -> Steps:
+        home = self.home
+        registers, xstate = self._contexts[parent.task]
+        if child not in home.newborn:
+            yield Wait(("born", child))
+        home.newborn.discard(child)
+        thread = home.add_thread(child, child)
+        thread.borrowed = True
+        thread.actions = parent.actions.copy()
+        home.set_context(thread, registers)
+        try:
+            ptrace.set_registers(child, thread.registers)
+            if xstate:
+                ptrace.set_xstate(child, xstate)
+            ptrace.cont(child)
+        except ptrace.TraceeGone:
+            pass
+
+    def executed(self, thread: Thread) -> None:
+        """PTRACE_EVENT_EXEC of a task that is a thread here."""
+        home = self.home
+        if thread.borrowed:
+            home.remove_thread(thread)
+            home.bystanders.add(thread.task)
+            ptrace.cont(thread.task)
+            return
+        home.restart()
