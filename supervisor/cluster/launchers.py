@@ -2,7 +2,7 @@
 """What the environment tells of the launcher that started this process.
 
 Pure: it reads a mapping and nothing else. What each launcher sets was looked at with
-Open MPI 4.1 and 5.0, MPICH 4.0 and Slurm 22.05.
+Open MPI 4.1 and 5.0, MPICH 4.0 and 5.0, Intel MPI 2021.18 and Slurm 22.05.
 
 A batch script of Slurm runs with SLURM_PROCID=0 and SLURM_NTASKS=N too, though only one
 such process exists: only SLURM_STEP_ID tells a task of srun. An mpirun inside a Slurm
