@@ -33,6 +33,9 @@ _ENDS: Final = frozenset(
     {FlowControl.UNCONDITIONAL_BRANCH, FlowControl.INDIRECT_BRANCH, FlowControl.RETURN,
      FlowControl.EXCEPTION}
 )  # fmt: skip
+_STOPS: Final = frozenset(
+    {Mnemonic.HLT, Mnemonic.UD2, Mnemonic.INT3, Mnemonic.IRET, Mnemonic.IRETD, Mnemonic.IRETQ}
+)
 
 
 class Sweep(NamedTuple):
@@ -90,6 +93,40 @@ def sweep(bits: int, data: bytes, start: int) -> Sweep:
     return Sweep(start, start + at, starts, sites, targets, last not in _ENDS)
 
 
+def follow(bits: int, data: bytes, start: int, known: set[int]) -> tuple[Sweep, bool]:
+    """Decode from `start` as control flows, until it cannot go on or reaches `known`.
+
+    The sweep's targets include those of calls. The second result tells whether
+    decoding ended at an invalid instruction.
+    """
+    decoder = Decoder(bits, data, ip=start)
+    ins = Instruction()
+    starts: list[int] = []
+    sites: list[Site] = []
+    targets: set[int] = set()
+    size = len(data)
+    at = 0
+    falls, broken = True, False
+    while at < size and start + at not in known:
+        decoder.decode_out(ins)
+        if ins.code == 0:
+            broken = True
+            break
+        starts.append(start + at)
+        kind = kind_of(ins)
+        if kind is not None:
+            sites.append(Site(start + at, ins.len, kind))
+        flow = ins.flow_control
+        at = decoder.position
+        if flow:
+            if ins.op_count and ins.op0_kind in _NEAR:
+                targets.add(ins.near_branch_target)
+            if flow in _ENDS or ins.mnemonic in _STOPS:
+                falls = False
+                break
+    return Sweep(start, start + at, starts, sites, targets, falls), broken
+
+
 class Flow(IntEnum):
     """How an instruction passes control on, as far as moving it is concerned."""
 
@@ -114,9 +151,6 @@ _PINNED: Final = frozenset(
      Mnemonic.IRETQ, Mnemonic.SYSCALL, Mnemonic.SYSENTER, Mnemonic.INT, Mnemonic.INT1,
      Mnemonic.INT3, Mnemonic.XBEGIN}
 )  # fmt: skip
-_STOPS: Final = frozenset(
-    {Mnemonic.HLT, Mnemonic.UD2, Mnemonic.INT3, Mnemonic.IRET, Mnemonic.IRETD, Mnemonic.IRETQ}
-)
 _FILLERS: Final = frozenset({Mnemonic.NOP, Mnemonic.INT3})
 
 
@@ -137,8 +171,6 @@ class Insn(NamedTuple):
     filler: bool
     stops: bool
     """control never runs past it: hlt, ud2, int3, iret"""
-    called: int
-    """destination of a direct branch that is pinned (call, loop, jrcxz), 0 for none"""
 
     @property
     def length(self) -> int:
@@ -162,7 +194,7 @@ def details(bits: int, data: bytes, start: int) -> Iterator[Insn]:
             return
         raw = data[at : decoder.position]
         flow = _FLOWS.get(ins.flow_control, Flow.PINNED)
-        target = displacement = called = 0
+        target = displacement = 0
         if flow in (Flow.JCC, Flow.JMP):
             # loop, jrcxz and 16-bit branches have no 32-bit form to move to.
             if ins.op0_kind in _NEAR and ins.op0_kind != OpKind.NEAR_BRANCH16:
@@ -178,9 +210,7 @@ def details(bits: int, data: bytes, start: int) -> Iterator[Insn]:
                 flow = Flow.PINNED
         if ins.mnemonic in _PINNED:
             flow = Flow.PINNED
-        if flow is Flow.PINNED and ins.op_count and ins.op0_kind in _NEAR:
-            called = ins.near_branch_target
         yield Insn(
             start + at, raw, flow, target, displacement, kind_of(ins),
-            ins.mnemonic in _FILLERS, ins.mnemonic in _STOPS, called,
+            ins.mnemonic in _FILLERS, ins.mnemonic in _STOPS,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 
 from rewriter.candidates import NEAR, branches_into, code_areas, entry_points, site_candidates
-from rewriter.decode import Flow, Insn, Sweep, details, sweep
+from rewriter.decode import Sweep, follow, sweep
 from rewriter.elf import Elf, Symbol
 from rewriter.errors import Corrupt
 from rewriter.frames import Fde, call_sites, read_frames
@@ -30,7 +30,7 @@ from rewriter.golang import go_functions
 from rewriter.kinds import Kind, Site
 from rewriter.relocs import relocated_words
 
-_TRACE_MAX: Final = 2_000_000
+_TRACE_MAX: Final = 16_000_000
 _LSDA_MAX: Final = 200_000
 
 
@@ -211,52 +211,49 @@ def _is_boundary(code: Code, known: dict[int, Sweep], address: int) -> bool:
     return k >= 0 and s.starts[k] in (address, address - 1) and s.end > address
 
 
-def _trace(elf: Elf, gaps: list[tuple[int, int]], roots: set[int]) -> dict[int, Insn]:
-    """Recursive descent from the roots, inside the gaps: instructions by address."""
-    insns: dict[int, Insn] = {}
+def _trace(elf: Elf, gaps: list[tuple[int, int]], roots: set[int]) -> list[Sweep]:
+    """Recursive descent from the roots, inside the gaps; one sweep a run of instructions."""
+    known: set[int] = set()
+    runs: list[Sweep] = []
     starts = [g[0] for g in gaps]
     work = list(roots)
-    while work:
+    while work and len(known) < _TRACE_MAX:
         at = work.pop()
         i = bisect.bisect_right(starts, at) - 1
-        if i < 0 or at >= gaps[i][1] or at in insns:
+        if i < 0 or at >= gaps[i][1] or at in known:
             continue
-        for insn in details(elf.bits, elf.read(at, min(gaps[i][1] - at, 1 << 20)), at):
-            if insn.address in insns or len(insns) > _TRACE_MAX:
-                break
-            insns[insn.address] = insn
-            if insn.flow in (Flow.JCC, Flow.JMP) or insn.called:
-                work.append(insn.called or insn.target)
-            if insn.flow in (Flow.JMP, Flow.END) or insn.stops:
-                break
-    return insns
-
-
-def _add_traced(code: Code, insns: dict[int, Insn]) -> None:
-    """Turn traced instructions into sweeps, one for each contiguous run; drop overlaps."""
-    run: list[Insn] = []
-    for address in sorted(insns):
-        insn = insns[address]
-        if run and run[-1].end > address:
-            # Two readings of the same bytes: neither can be trusted.
-            run = []
+        data = elf.read(at, min(gaps[i][1] - at, 1 << 20))
+        run, broken = follow(elf.bits, data, at, known)
+        if broken:
+            # What leads to no instruction is no code, whatever pointed to it.
             continue
-        if run and run[-1].end != address:
-            _add_run(code, run)
-            run = []
-        run.append(insn)
-    _add_run(code, run)
+        known.update(run.starts)
+        runs.append(run)
+        work.extend(run.targets)
+    return runs
 
 
-def _add_run(code: Code, run: list[Insn]) -> None:
-    if not run:
-        return
-    sites = [Site(i.address, i.length, i.kind) for i in run if i.kind is not None]
-    targets = {i.target for i in run if i.flow in (Flow.JCC, Flow.JMP)}
-    falls = run[-1].flow not in (Flow.JMP, Flow.END)
-    code.swept[run[0].address] = Sweep(
-        run[0].address, run[-1].end, [i.address for i in run], sites, targets, falls
-    )
+def _add_traced(code: Code, runs: list[Sweep]) -> None:
+    """Join adjacent runs into sweeps; of two readings of the same bytes trust neither."""
+    joined: list[Sweep] = []
+    bad_until = 0
+    for run in sorted(runs):
+        if run.start < bad_until:
+            bad_until = max(bad_until, run.end)
+            continue
+        last = joined[-1] if joined else None
+        if last is not None and last.end > run.start:
+            bad_until = max(last.end, run.end)
+            joined.pop()
+        elif last is not None and last.end == run.start:
+            joined[-1] = Sweep(
+                last.start, run.end, last.starts + run.starts, last.sites + run.sites,
+                last.targets | run.targets, run.falls,
+            )  # fmt: skip
+        else:
+            joined.append(run)
+    for run in joined:
+        code.swept[run.start] = run
 
 
 def _collect_entries(code: Code) -> None:
