@@ -16,6 +16,7 @@ from supervisor.errors import DsmsupError, PeerError, PeerLost
 from supervisor.units import HOME, HostId
 
 _RETRY_S: Final = (0.05, 0.5)
+_REFUSALS_MAX: Final = 3
 _GRACE_S: Final = 5.0
 _CONNECT_S: Final = 5.0
 _CONNECT_S_OF_MANY: Final = 1.5
@@ -32,8 +33,10 @@ async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Members
     deadline = trio.current_time() + plan.join_timeout_s
     pause_s, pause_s_max = _RETRY_S
     trouble = ""
+    refusals = 0
     unknown: rendezvous.UnknownHost | None = None
     while True:
+        refused = False
         found: list[rendezvous.Address] = []
         try:
             found = await rendezvous.resolve(plan.rendezvous)
@@ -53,6 +56,7 @@ async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Members
                 )
             except OSError as error:
                 trouble = f"{address}: {(error.strerror or str(error)).lower()}"
+                refused = refused or isinstance(error, ConnectionRefusedError)
                 continue
             try:
                 return await _enter(plan, stream, str(address), info, log)
@@ -62,6 +66,9 @@ async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Members
                 failure = failure or error
         if failure is not None:
             raise failure
+        refusals += refused
+        if plan.home_listens and refusals >= _REFUSALS_MAX:
+            raise PeerLost(f"host 0 (home at {plan.rendezvous}) ended before all hosts had joined")
         if trio.current_time() + pause_s >= deadline:
             if unknown is not None:
                 raise unknown

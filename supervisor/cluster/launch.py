@@ -104,14 +104,21 @@ def plan(
         return VirtualPlan(1, (available_cpus,))
     rendezvous = _rendezvous(settings["rendezvous"])
     key = read_key(settings["key_file"].text) if settings["key_file"] else None
-    listener: socket.socket | None = None
     if launcher is None or (rendezvous and key):
         rendezvous, key = _demand(settings, rendezvous, key)
-    else:
-        rendezvous, key, listener = _meet(
-            launcher, hosts, host_id, rendezvous, key, environ, share, wait_s
+        return ClusterPlan(hosts, host_id, rendezvous, key, available_cpus, wait_s)
+    if host_id != launcher.rank or hosts != launcher.size:
+        raise UsageError(
+            f"the hosts given are not those that {launcher.name} started:"
+            " give --rendezvous and --key-file too"
         )
-    return ClusterPlan(hosts, host_id, rendezvous, key, available_cpus, wait_s, listener)
+    way = _way(launcher, environ)
+    if not way:
+        rendezvous, key = _demand_of_launcher(launcher, rendezvous, key)
+        return ClusterPlan(hosts, host_id, rendezvous, key, available_cpus, wait_s)
+    listens = rendezvous is None
+    rendezvous, key, listener = _meet(launcher, way, rendezvous, key, environ, share, wait_s)
+    return ClusterPlan(hosts, host_id, rendezvous, key, available_cpus, wait_s, listens, listener)
 
 
 # Settings ----------------------------------------------------------------------------
@@ -262,41 +269,39 @@ def _own_share(launcher: Launcher, cpus: tuple[int, ...], machine_cpus: int) -> 
     return cpus
 
 
+def _demand_of_launcher(
+    launcher: Launcher, rendezvous: Rendezvous | None, key: bytes | None
+) -> tuple[Rendezvous, bytes]:
+    """Where the launcher lets nothing be exchanged: its first node, and a key from a file."""
+    if key is None:
+        raise UsageError(
+            f"{launcher.name} shares no secret between nodes: make a key with"
+            " `dsmsup keygen FILE` where every node can read it, and set"
+            f" DSMSUP_KEY_FILE{launcher.hint}"
+        )
+    rendezvous = rendezvous or launcher.fallback
+    if rendezvous is None:
+        raise UsageError(
+            f"{launcher.name} does not tell where its first process runs:"
+            " give --rendezvous HOST:PORT"
+        )
+    return rendezvous, key
+
+
 def _meet(
     launcher: Launcher,
-    hosts: int,
-    host_id: HostId | None,
+    way: str,
     rendezvous: Rendezvous | None,
     key: bytes | None,
     environ: Mapping[str, str],
     share: Share,
     wait_s: float,
 ) -> tuple[Rendezvous, bytes, socket.socket | None]:
-    """Agree with the job's other processes on what was not given.
+    """Agree with the job's other processes on what was not given; rank 0 tells it.
 
-    Where the launcher offers no way to exchange a secret, its first node is the
-    rendezvous and the key must come from a file.
+    Without a rendezvous rank 0 listens at a port of the kernel's choice, and the listener
+    is the third value.
     """
-    if host_id != launcher.rank or hosts != launcher.size:
-        raise UsageError(
-            f"the hosts given are not those that {launcher.name} started:"
-            " give --rendezvous and --key-file too"
-        )
-    way = _way(launcher, environ)
-    if not way:
-        if key is None:
-            raise UsageError(
-                f"{launcher.name} shares no secret between nodes: make a key with"
-                " `dsmsup keygen FILE` where every node can read it, and set"
-                f" DSMSUP_KEY_FILE{launcher.hint}"
-            )
-        rendezvous = rendezvous or launcher.fallback
-        if rendezvous is None:
-            raise UsageError(
-                f"{launcher.name} does not tell where its first process runs:"
-                " give --rendezvous HOST:PORT"
-            )
-        return rendezvous, key, None
     text, listener = "-", None
     try:
         if launcher.rank == 0:
@@ -307,7 +312,7 @@ def _meet(
             else:
                 port, addresses = rendezvous.port, rendezvous.hosts
             text = "@".join(((key or new_key()).hex(), str(port), ",".join(addresses)))
-        text = share(way, launcher.job, launcher.rank, hosts, text, environ, wait_s)
+        text = share(way, launcher.job, launcher.rank, launcher.size, text, environ, wait_s)
         key_hex, port_text, names = text.split("@", 2)
         return Rendezvous(tuple(names.split(",")), int(port_text)), bytes.fromhex(key_hex), listener
     except ValueError:

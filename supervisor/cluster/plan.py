@@ -43,6 +43,8 @@ class ClusterPlan:
 
     `host_id` is None when neither the user nor a launcher named one: then whoever can
     listen at the rendezvous is home, and the others are numbered as they arrive.
+    `home_listens`: home listened already when this plan was made, so a connection refused
+    means that it has ended, not that it is still to start.
     `listener` is home's socket when it listens already; `gather_hosts` closes it.
     `processes` are virtual hosts: id and process descriptor of each that home forked.
     """
@@ -53,6 +55,7 @@ class ClusterPlan:
     key: bytes = field(repr=False)
     cpus: tuple[int, ...]
     join_timeout_s: float = JOIN_TIMEOUT_S
+    home_listens: bool = False
     listener: socket.socket | None = field(default=None, compare=False, repr=False)
     processes: tuple[tuple[HostId, int], ...] = field(default=(), compare=False, repr=False)
 

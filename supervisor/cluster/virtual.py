@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from supervisor.cluster.auth import new_key
-from supervisor.cluster.plan import JOIN_TIMEOUT_S, ClusterPlan, Rendezvous, VirtualPlan
+from supervisor.cluster.plan import ClusterPlan, Rendezvous, VirtualPlan
 from supervisor.cluster.rendezvous import listen_on_loopback
 from supervisor.cluster.roster import say
 from supervisor.errors import EXIT_FAILURE, DsmsupError
@@ -108,12 +108,10 @@ def spawn(
     listener = listen_on_loopback()
     rendezvous = Rendezvous(("127.0.0.1",), listener.getsockname()[1])
     plans = [
-        ClusterPlan(plan.hosts, HostId(host), rendezvous, key, cpus, JOIN_TIMEOUT_S)
+        ClusterPlan(plan.hosts, HostId(host), rendezvous, key, cpus, home_listens=True)
         for host, cpus in enumerate(plan.cpu_sets)
     ]
-    home = ClusterPlan(
-        plan.hosts, HOME, rendezvous, key, plan.cpu_sets[0], JOIN_TIMEOUT_S, listener
-    )
+    home = replace(plans[HOME], listener=listener)
     # Or the children would write out again what stands in these buffers.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -238,6 +238,7 @@ def test_a_launcher_needs_no_option(environ: dict[str, str], rank_name: str, way
         address, port = home.listener.getsockname()
         assert other.rendezvous == Rendezvous((address,), port)
         assert address == "127.0.0.1", "all on one node: nobody else needs to reach us"
+        assert home.home_listens and other.home_listens
         assert job.calls == [(way, 0, 2, 60.0), (way, 1, 2, 7.0)]
     finally:
         home.listener.close()
@@ -268,7 +269,7 @@ def test_what_is_given_under_a_launcher_is_kept(key_file: str) -> None:
     keyed.listener.close()
     placed = plan({"rendezvous": "node1:7000"}, HYDRA, job.share)
     assert isinstance(placed, ClusterPlan) and placed.listener is None
-    assert placed.rendezvous == Rendezvous(("node1",), 7000)
+    assert placed.rendezvous == Rendezvous(("node1",), 7000) and not placed.home_listens
     wider = plan({"hosts": 5, "rendezvous": "node1:7000", "host_id": 4}, environ)
     assert isinstance(wider, ClusterPlan) and (wider.hosts, wider.host_id) == (5, 4)
     assert plan({"n": 2}, environ) == plan({"n": 2})

@@ -571,6 +571,17 @@ def test_the_missing_are_named_everywhere_when_time_is_up() -> None:
     play(script)
 
 
+def test_a_home_that_listened_and_is_gone_is_not_waited_for() -> None:
+    async def script(nursery: trio.Nursery) -> None:
+        one = replace(plan(2, 1), join_timeout_s=1000.0, home_listens=True)
+        host = start(nursery, one)[0]
+        await host.done.wait()
+        assert isinstance(host.error, PeerLost)
+        assert "ended before all hosts had joined" in str(host.error)
+
+    play(script)
+
+
 def test_nobody_home_names_the_address() -> None:
     async def script(nursery: trio.Nursery) -> None:
         one = replace(plan(2, 1), join_timeout_s=0.3)
