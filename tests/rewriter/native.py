@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def prepare(
     directory: Path,
     cache: Path,
     always_trap: frozenset[Kind] = frozenset(),
+    extra: Sequence[str] = (),
 ) -> Prepared:
-    """Rewrite a program and all it links to; `directory` takes the map and the links."""
+    """Rewrite a program, all it links to and `extra`; `directory` takes map and links."""
     directory.mkdir(parents=True, exist_ok=True)
     files = []
 
@@ -85,6 +87,8 @@ def prepare(
         return r.path
 
     main = one(program)
+    for path in extra:
+        one(path)
     linker = interpreter_of(program)
     command = [main]
     if linker is not None:
