@@ -18,8 +18,9 @@ from rewriter.elf import ET_EXEC, PF_X, SHF_EXECINSTR, Elf
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-NEAR: Final = 40
-"""Bytes before and after a site within which an entry point can matter."""
+NEAR: Final = 160
+"""Bytes before and after a site within which an entry point can matter: what a
+short jump reaches, and the instructions there."""
 _CHUNK: Final = 1 << 24
 _TABLE_ENTRIES_MAX: Final = 4096
 

@@ -42,7 +42,8 @@ def emit(plan: Plan) -> tuple[bytes, tuple[Extra, ...]]:
     """The rewritten file and the segments it has more than the original."""
     elf = plan.elf
     out = bytearray(elf.data)
-    for placed in plan.placed:
+    # A patch that made room first, then the jump that goes into the room.
+    for placed in sorted(plan.placed, key=lambda p: bool(p.patch.pad)):
         for address, new in placed.text:
             offset = elf.offset_of(address)
             assert offset is not None

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
-from rewriter.decode import Insn, details
 from rewriter.elf import Elf
 from rewriter.errors import Unsupported
 from rewriter.kinds import ARMED_ADDRESS, KINDS, Kind
@@ -22,14 +19,11 @@ from rewriter.relocate import (
     lay_out,
     size_of,
 )
+from rewriter.select import select_patches
 from rewriter.sidemap import TrapSite
 from rewriter.sites import Code, check_code, find_code
-from rewriter.tactics import SHORT_JUMP, Pads, Patch, Place, choose, in_place
+from rewriter.tactics import SHORT_JUMP, Patch
 from rewriter.templates import Check, always, check
-
-_BEFORE: Final = 5
-_AFTER: Final = 6
-_PADDING: Final = frozenset((0x90, 0xCC))
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ def make_plan(elf: Elf, options: Options) -> Plan:
     if not code.sites:
         return plan
     arena = Arena(elf.bits, elf.code[0].vaddr, elf.image_end)
-    patches = _patches(code, options)
+    patches = select_patches(code, _checks(options, elf.bits))
     # The most constrained first: the others fill what is left between them.
     for patch in sorted(patches, key=_freedom):
         plan.placed.append(_place(elf, arena, patch))
@@ -105,92 +99,22 @@ def _checks(options: Options, bits: int) -> Callable[[Kind], Check]:
     return lambda kind: always(bits) if kind in options.always_trap else usual
 
 
-def _patches(code: Code, options: Options) -> list[Patch]:
-    elf = code.elf
-    checks = _checks(options, elf.bits)
-    splits = {t for s in code.swept.values() for t in s.targets}
-    pads = Pads(_find_pads(code))
-    out: list[Patch] = []
-    floor = 0
-    for site in code.sites:
-        if site.address < floor:
-            continue
-        insns, index, ceiling = _around(code, site.address)
-        floor_here = max(floor, insns[0].address)
-        place = Place(
-            insns, index, code.entries, splits, floor_here, ceiling, checks, pads, elf.bits == 64
-        )
-        patch = choose(place)
-        if patch is None:
-            raise Unsupported(elf.name, f"the {site.kind} at {site.address:#x} cannot be diverted")
-        if patch.tactic == "in-place":
-            place.pads.drop(patch.start, patch.end)
-        pads.drop(patch.start, patch.end)
-        out.append(patch)
-        floor = patch.end
-    return out
-
-
-def _around(code: Code, address: int) -> tuple[list[Insn], int, int]:
-    """Instructions around a site in detail, its index, and where overwriting must stop."""
-    sweep = code.sweep_of(address)
-    assert sweep is not None
-    i = bisect.bisect_left(sweep.starts, address)
-    start = sweep.starts[max(i - _BEFORE, 0)]
-    last = sweep.starts[i + _AFTER] if i + _AFTER < len(sweep.starts) else sweep.end
-    ceiling = _padding_end(code, sweep.end, sweep.falls) if last == sweep.end else last
-    insns = list(details(code.elf.bits, code.elf.read(start, ceiling - start), start))
-    index = next(k for k, insn in enumerate(insns) if insn.address == address)
-    return insns, index, ceiling
-
-
-def _padding_end(code: Code, at: int, falls: bool) -> int:
-    """The end of the nops behind a function that control does not run into; `at` when none."""
-    if falls:
-        return at
-    i = bisect.bisect_left(code.ranges, (at, 0))
-    stop = code.ranges[i][0] if i < len(code.ranges) else at + 32
-    end = at
-    for insn in details(code.elf.bits, code.elf.read(at, min(stop - at, 32)), at):
-        if not insn.filler or insn.address in code.entries:
-            break
-        end = insn.end
-    return end
-
-
-def _find_pads(code: Code) -> list[int]:
-    """Five-byte pieces of padding near sites: nops between ranges that nothing runs into."""
-    out: list[int] = []
-    near = [s.address for s in code.sites if s.length < JUMP]
-    ranges = code.ranges
-    seen: set[int] = set()
-    for address in near:
-        i = bisect.bisect_right(ranges, (address, 1 << 63)) - 1
-        for j in range(max(i - 3, 0), min(i + 3, len(ranges))):
-            lo, hi = ranges[j][1], ranges[j + 1][0] if j + 1 < len(ranges) else ranges[j][1]
-            if j in seen or hi - lo < JUMP or hi - lo > 64 or abs(lo - address) > 256:
-                continue
-            seen.add(j)
-            a, b = ranges[j]
-            sweep = code.swept.get(a)
-            if sweep is None or sweep.falls or sweep.end != b:
-                continue
-            end = _padding_end(code, lo, False)
-            out.extend(range(lo, end - JUMP + 1, JUMP))
-    return sorted(out)
-
-
 def _freedom(patch: Patch) -> tuple[int, int]:
-    held = {b - patch.start for b in patch.boundaries if b - patch.start < JUMP}
+    source, boundaries = _jump_of(patch)
+    held = {b - source for b in boundaries if b - source < JUMP}
     rank = next((r for r, byte in enumerate((1, 2, 3, 4)) if byte in held), 4)
     return rank, patch.start
 
 
+def _jump_of(patch: Patch) -> tuple[int, tuple[int, ...]]:
+    """Where a patch's long jump stands, and the instruction boundaries it may cover."""
+    return (patch.pad, patch.pad_boundaries) if patch.pad else (patch.start, patch.boundaries)
+
+
 def _place(elf: Elf, arena: Arena, patch: Patch) -> Placed:
-    """Give a patch's trampoline an address; the trap in place where none is within reach."""
+    """Give a patch's trampoline an address, and encode it there."""
     size = size_of(patch.pieces)
-    source = patch.pad or patch.start
-    held = () if patch.pad or patch.tactic == "in-place" else patch.boundaries
+    source, held = _jump_of(patch)
     try:
         address = arena.place(source, held, size)
         pieces = lay_out(patch.pieces, address)
@@ -210,9 +134,20 @@ def _overwrite(bits: int, patch: Patch, address: int) -> tuple[tuple[int, bytes]
         return ((patch.start, b"\x8e\xc8" + fill * (size - 2)),)
     if patch.pad:
         short = bytes((0xEB, (patch.pad - patch.start - SHORT_JUMP) & 0xFF))
+        room = jump(patch.pad, address)
+        lo, hi = patch.nop
+        if lo:
+            room = fill * (patch.pad - lo) + room + fill * (hi - patch.pad - JUMP)
         return (
             (patch.start, short + fill * (size - SHORT_JUMP)),
-            (patch.pad, jump(patch.pad, address)),
+            (lo or patch.pad, room),
+        )
+    if patch.tactic == "evicted":
+        # The five bytes in between belong to the patch that this one makes room for.
+        rest = patch.start + 2 * JUMP
+        return (
+            (patch.start, jump(patch.start, address)),
+            (rest, fill * (patch.end - rest)),
         )
     return ((patch.start, jump(patch.start, address) + fill * (size - JUMP)),)
 
@@ -220,7 +155,7 @@ def _overwrite(bits: int, patch: Patch, address: int) -> tuple[tuple[int, bytes]
 def _record(plan: Plan, placed: Placed) -> None:
     """Enter a placed patch into the redirect map and the trap map."""
     patch = placed.patch
-    in_place_trap = patch.tactic == in_place.__name__.replace("_", "-")
+    in_place_trap = patch.tactic == "in-place"
     for p in placed.pieces:
         piece = p.piece
         if piece.address is None or piece.insn is None:
@@ -234,6 +169,8 @@ def _record(plan: Plan, placed: Placed) -> None:
             piece.address, p.native, p.end - p.native, p.end, piece.insn.kind,
             plan.code.function_at(piece.address),
         )  # fmt: skip
+    if patch.nop[0]:
+        plan.redirects[patch.nop[0]] = patch.nop[1]
     for address in patch.boundaries:
         # Padding that was covered: a nop leads to where the padding ends.
         if address not in plan.redirects and plan.elf.read(address, 1) != b"\xcc":

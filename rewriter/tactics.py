@@ -9,7 +9,8 @@ the first patch is taken. The order is by cost at run time:
     following         ... over the site and instructions after it
     preceding         ... over instructions before it, and after it if need be
     split             jumps over LOCK from afar, diverted by the redirect map
-    padding           a 2-byte jump to a jmp rel32 in padding between functions
+    padding           a 2-byte jump to a jmp rel32 in padding nobody runs through
+    neighbour         ... in room made by moving instructions nearby out of line
     in-place          8e c8 over the site, the instruction out of line: a trap each time
 
 Invariant: no patch covers an address in `entries` but at its start; a boundary
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from rewriter.decode import Flow, Insn
-from rewriter.kinds import Kind, Site
+from rewriter.kinds import Kind
 from rewriter.relocate import JUMP, Piece, movable, without_lock
 from rewriter.templates import Check
 
@@ -37,7 +38,8 @@ class Patch(NamedTuple):
     """Bytes [start, end) of the text to overwrite, and the trampoline they lead to.
 
     `boundaries` are the instruction starts inside, without the first; `pad` the
-    address of the padding a short jump goes through, 0 otherwise.
+    address of the long jump that a short one leads to, 0 otherwise, with the
+    `pad_boundaries` inside it; `evicted` the patch that made room for it.
     """
 
     tactic: str
@@ -46,6 +48,10 @@ class Patch(NamedTuple):
     pieces: tuple[Piece, ...]
     boundaries: tuple[int, ...]
     pad: int = 0
+    pad_boundaries: tuple[int, ...] = ()
+    evicted: Patch | None = None
+    nop: tuple[int, int] = (0, 0)
+    """the nop around `pad`, (0, 0) for none"""
 
 
 @dataclass
@@ -67,6 +73,7 @@ class Place:
     ceiling: int
     check: Callable[[Kind], Check]
     pads: Pads
+    occupied: Callable[[int, int], bool]
     safe: bool
     """whether a boundary that is jumped to can be made to trap (64-bit)"""
 
@@ -91,23 +98,24 @@ class Place:
 
 @dataclass
 class Pads:
-    """Padding between functions, 5 bytes at a time; ascending addresses."""
+    """Nops of 6 bytes or more that nothing runs into, as (start, end), ascending.
 
-    free: list[int] = field(default_factory=list)
+    The first byte becomes an invalid opcode, so that a jump to the nop which
+    analysis missed is redirected behind it; the long jump goes after that byte.
+    """
 
-    def take(self, lo: int, hi: int) -> int:
-        """An address of 5 free bytes in [lo, hi], 0 when there is none."""
-        i = bisect.bisect_left(self.free, lo)
-        if i < len(self.free) and self.free[i] <= hi:
+    free: list[tuple[int, int]] = field(default_factory=list)
+
+    def take(self, lo: int, hi: int) -> tuple[int, int] | None:
+        """A nop whose second byte is in [lo, hi], None when there is none."""
+        i = bisect.bisect_left(self.free, (lo - 1, 0))
+        if i < len(self.free) and self.free[i][0] + 1 <= hi:
             return self.free.pop(i)
-        return 0
+        return None
 
     def drop(self, lo: int, hi: int) -> None:
-        """Padding that a patch overwrote is not free any more."""
-        while (i := bisect.bisect_left(self.free, lo - JUMP + 1)) < len(self.free):
-            if self.free[i] >= hi:
-                break
-            del self.free[i]
+        """Nops that a patch overwrote are not free any more."""
+        self.free = [(a, b) for a, b in self.free if b <= lo or a >= hi]
 
 
 def _cover(place: Place, first: int, last: int) -> tuple[tuple[Piece, ...], tuple[int, ...], int]:
@@ -228,11 +236,54 @@ def padding(place: Place) -> Patch | None:
     if place.is_split(site) or site.address < place.floor or site.length < SHORT_JUMP:
         return None
     after = site.address + SHORT_JUMP
-    pad = place.pads.take(after + _SHORT_BACK, after + _SHORT_FORWARD)
-    if not pad:
+    nop = place.pads.take(after + _SHORT_BACK, after + _SHORT_FORWARD)
+    if nop is None:
         return None
     pieces, inner, end = _cover(place, place.index, place.index)
-    return Patch("padding", site.address, end, pieces, inner, pad)
+    return Patch("padding", site.address, end, pieces, inner, nop[0] + 1, nop=nop)
+
+
+def neighbour(place: Place) -> Patch | None:
+    """A short jump to 5 bytes behind a jump that moves other instructions out of line.
+
+    The moved ones span 10 bytes: the jump to their own trampoline, then ours.
+    """
+    site = place.site
+    if place.is_split(site) or site.address < place.floor or site.length < SHORT_JUMP:
+        return None
+    low = site.address + SHORT_JUMP + _SHORT_BACK - JUMP
+    high = site.address + SHORT_JUMP + _SHORT_FORWARD - JUMP
+    for first in sorted(range(len(place.insns)), key=lambda i: abs(i - place.index)):
+        start = place.insns[first].address
+        if not low <= start <= high:
+            continue
+        last = _movable_run(place, first)
+        if last < 0:
+            continue
+        pieces, inner, end = _cover(place, first, last)
+        pad = start + JUMP
+        if pad in inner or place.occupied(start, end):
+            continue
+        evicted = Patch("evicted", start, end, pieces, inner)
+        ours, _, site_end = _cover(place, place.index, place.index)
+        behind = tuple(b for b in inner if b > pad)
+        return Patch("neighbour", site.address, site_end, ours, (), pad, behind, evicted)
+    return None
+
+
+def _movable_run(place: Place, first: int) -> int:
+    """Index of the last of the instructions from `first` on that make room for two jumps."""
+    for last in range(first, len(place.insns)):
+        insn = place.insns[last]
+        if insn.kind is not None or not movable(insn) or insn.end > place.ceiling:
+            return -1
+        if last > first and place.is_entry(insn):
+            return -1
+        if insn.end - place.insns[first].address >= 2 * JUMP:
+            return last
+        if insn.flow in (Flow.JMP, Flow.END):
+            return -1
+    return -1
 
 
 def in_place(place: Place) -> Patch | None:
@@ -244,31 +295,17 @@ def in_place(place: Place) -> Patch | None:
     return Patch("in-place", site.address, site.end, pieces, ())
 
 
-TACTICS: Final[tuple[Callable[[Place], Patch | None], ...]] = (
-    lock_group,
-    direct,
-    following,
-    preceding,
-    split,
-    padding,
-    in_place,
-)
-TACTIC_NAMES: Final = tuple(t.__name__.replace("_", "-") for t in TACTICS)
+Tactic = Callable[[Place], Patch | None]
+FIRST: Final[tuple[Tactic, ...]] = (lock_group, direct, following, preceding, split)
+"""Those that need only the site's neighbours."""
+LAST: Final[tuple[Tactic, ...]] = (padding, neighbour, in_place)
+"""Those that take room elsewhere, left over when all others have been served."""
 
 
-def choose(place: Place) -> Patch | None:
-    """The first patch a tactic offers; None when the site cannot be diverted soundly."""
-    for tactic in TACTICS:
+def choose(place: Place, tactics: tuple[Tactic, ...]) -> Patch | None:
+    """The first patch a tactic offers; None when none does."""
+    for tactic in tactics:
         patch = tactic(place)
         if patch is not None:
             return patch
     return None
-
-
-def sites_of(patch: Patch) -> list[Site]:
-    """The sites a patch serves, those behind a jumped-over LOCK left out."""
-    return [
-        Site(p.insn.address, p.insn.length, p.insn.kind)
-        for p in patch.pieces
-        if p.insn is not None and p.insn.kind is not None
-    ]

@@ -118,9 +118,12 @@ class Checker:
             self.report.redirects += 1
             ins = self._decode(self.old, at)
             if ins.mnemonic == Mnemonic.NOP:
-                # Covered padding: straight on to behind it.
-                self._need(to >= ins.next_ip, at, "padding led astray")
-                self._same(to, to)
+                # Covered padding: straight on to behind it, over nothing but nops.
+                while at < to:
+                    ins = self._decode(self.old, at)
+                    self._need(ins.mnemonic == Mnemonic.NOP, at, "padding led astray")
+                    at = ins.next_ip
+                self._need(at == to, at, "padding led astray")
                 continue
             self._same(to, at)
         missing = sites - {t.address for t in self.result.traps.values()}
