@@ -117,7 +117,7 @@ class Checker:
         for at, to in self.result.redirects.items():
             self.report.redirects += 1
             ins = self._decode(self.old, at)
-            if ins.mnemonic == Mnemonic.NOP:
+            if ins.mnemonic == Mnemonic.NOP and at < to <= at + 64:
                 # Covered padding: straight on to behind it, over nothing but nops.
                 while at < to:
                     ins = self._decode(self.old, at)
