@@ -18,6 +18,7 @@ import trio
 
 from supervisor.cluster.membership import Membership, assemble, say
 from supervisor.cluster.plan import ClusterPlan
+from supervisor.cluster.transport import keep_freed_memory
 from supervisor.driver import events
 from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
@@ -80,6 +81,7 @@ async def _run_host(
         find_program(job.program)  # before anybody is kept waiting
     membership = await assemble(plan, log=job.tell)
     events.block_signals()
+    keep_freed_memory()
     job.tell(f"host {membership.host_id}: scheduling: {put_supervisor_first()}")
     names = [info.hostname for info in membership.infos]
     try:

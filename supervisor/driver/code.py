@@ -7,7 +7,9 @@ Addresses of rewritten files are link-time ones; an object's load bias is added.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from rewriter.cache import Rewritten, rewritten
 from rewriter.errors import RewriteError, Unsupported
@@ -16,22 +18,72 @@ from supervisor.tracee import image
 from supervisor.tracee.image import Segment, Substitute
 from supervisor.units import PAGE_MASK
 
+CHECKED_BEFORE_TRAP: Final = 11
+"""Bytes of a check (rewriter/templates.py) between its read of the armed byte and its trap:
+jrcxz, pop, lea."""
 
-class LoadedObject(NamedTuple):
-    """One rewritten file mapped into the guest."""
+
+class CodeObject(NamedTuple):
+    """One rewritten file as it lies in the guest; addresses without the bias."""
 
     bias: int
-    rewritten: Rewritten
+    traps: dict[int, int]
+    """`8e c8` -> the native instruction that the trap stands for."""
+    redirects: dict[int, int]
+    """An instruction boundary that a patch overwrote -> the same instruction elsewhere."""
+
+
+class TrapMap:
+    """Where traps and redirects lead, for all objects in a guest process."""
+
+    def __init__(self) -> None:
+        self.objects: list[CodeObject] = []
+        self._sorted: list[list[int]] = []
+
+    def add(self, found: CodeObject) -> bool:
+        """Enter an object; False when it is known."""
+        if any(known.bias == found.bias and known.traps == found.traps for known in self.objects):
+            return False
+        self.objects.append(found)
+        self._sorted.append(sorted(found.traps))
+        return True
+
+    def find(self, address: int) -> tuple[int, bool] | None:
+        """(where to go on, is it a trap) for an address that raised SIGILL or the like."""
+        for bias, traps, redirects in self.objects:
+            at = address - bias
+            if at in traps:
+                return traps[at] + bias, True
+            if at in redirects:
+                return redirects[at] + bias, False
+        return None
+
+    def past_check(self, address: int) -> int | None:
+        """The native instruction that a thread at this address is about to run.
+
+        None unless it has read the armed byte and not yet begun the instruction.
+        """
+        for (bias, traps, _), ordered in zip(self.objects, self._sorted, strict=True):
+            at = address - bias
+            index = bisect_right(ordered, at + CHECKED_BEFORE_TRAP) - 1
+            if index >= 0 and ordered[index] - CHECKED_BEFORE_TRAP <= at <= traps[ordered[index]]:
+                return traps[ordered[index]] + bias
+        return None
 
 
 class CodeMap:
-    """The rewritten files of one program."""
+    """The rewritten files of the program, at home."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_object: Callable[[CodeObject], None]) -> None:
+        self.traps = TrapMap()
+        self.untrapped = ""
+        """A file whose synchronization instructions do not trap, if there is one."""
+        self._on_object = on_object
         self._by_identity: dict[tuple[int, int], Rewritten] = {}
         """(st_dev, st_ino) of a rewritten file in the cache."""
+        self._clean: set[tuple[int, int]] = set()
+        """Files that have nothing to rewrite."""
         self._by_path: dict[str, Rewritten] = {}
-        self.objects: list[LoadedObject] = []
 
     def rewrite(self, path: str) -> Rewritten | None:
         """The rewritten file of an ELF file; None where there is nothing to rewrite.
@@ -43,12 +95,14 @@ class CodeMap:
         try:
             result = rewritten(path)
         except Unsupported:
+            self.untrapped = path
             return None
         except RewriteError as error:
             raise CannotExecute(str(error)) from None
-        if result.unchanged:
-            return None
         status = os.stat(result.path)
+        if result.unchanged:
+            self._clean.add((status.st_dev, status.st_ino))
+            return None
         self._by_identity[status.st_dev, status.st_ino] = result
         return result
 
@@ -75,32 +129,26 @@ class CodeMap:
         """A file that the kernel mapped at exec."""
         result = self._by_path.get(path)
         if result is not None:
-            self.add(result, bias)
+            self._add(result, bias)
 
-    def mapped(self, device: int, inode: int, start: int, offset: int) -> None:
+    def mapped(self, status: os.stat_result, start: int, offset: int, name: str) -> None:
         """The program has mapped code of a file, from this file offset."""
-        result = self._by_identity.get((device, inode))
+        identity = (status.st_dev, status.st_ino)
+        result = self._by_identity.get(identity)
         if result is None:
+            if identity not in self._clean:
+                self.untrapped = name
             return
         for segment_offset, address in image.loadable_segments(result.path):
             if segment_offset & ~PAGE_MASK == offset:
-                self.add(result, start - (address & ~PAGE_MASK))
+                self._add(result, start - (address & ~PAGE_MASK))
                 return
 
-    def add(self, result: Rewritten, bias: int) -> None:
-        if any(known.bias == bias and known.rewritten is result for known in self.objects):
-            return
-        self.objects.append(LoadedObject(bias, result))
-
-    def find(self, address: int) -> tuple[int, bool] | None:
-        """(where to go on, is it a trap) for an address that raised SIGILL or the like."""
-        for bias, result in self.objects:
-            at = address - bias
-            if at in result.traps:
-                return result.traps[at].native + bias, True
-            if at in result.redirects:
-                return result.redirects[at] + bias, False
-        return None
+    def _add(self, result: Rewritten, bias: int) -> None:
+        traps = {at: site.native for at, site in result.traps.items()}
+        found = CodeObject(bias, traps, dict(result.redirects))
+        if self.traps.add(found):
+            self._on_object(found)
 
 
 def _protection(flags: int) -> int:

@@ -43,7 +43,14 @@ from supervisor.coherence.node import Node
 from supervisor.driver import messages
 from supervisor.driver.events import Events
 from supervisor.driver.messages import COHERENCE, CONTROL, ControlMessage
-from supervisor.driver.operations import Hold, Operation, Steps, Unhold
+from supervisor.driver.operations import (
+    AcquireLocked,
+    Flush,
+    Hold,
+    Operation,
+    Steps,
+    Unhold,
+)
 from supervisor.driver.signals import Actions
 from supervisor.driver.thread import Thread
 from supervisor.errors import DsmsupError, GuestDied, PeerError, PeerLost
@@ -53,7 +60,7 @@ from supervisor.tracee.access import INSTRUCTION_LENGTH_MAX, AccessDecoder, need
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.memory import GuestMemory
-from supervisor.tracee.stops import Stop, StopKind, drain
+from supervisor.tracee.stops import Stop, StopKind, drain, wait_for
 from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
 HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 300e-6}
@@ -67,6 +74,7 @@ FOREVER: Final = float("inf")
 SILENCE_S_MAX: Final = 4.0
 """A host that says nothing for this long is lost (heartbeats come every half second)."""
 BEAT_S: Final = 0.5
+CHECK_STEPS_MAX: Final = 8
 AHEAD_PAGES_MAX: Final = 1024
 
 _ALLOWED: Final = {
@@ -117,6 +125,10 @@ class Supervisor:
         """Until when each requester keeps its pages if others ask for them."""
         self._hold_timer = False
         self._waiting: dict[Any, Operation] = {}
+        self._late: list[Stop] = []
+        """Stops that were taken while waiting for another; handled with the next batch."""
+        self.several_writers = policy != "single-writer" and hosts > 1
+        self._next_tick = 0.0
         self._flush_wanted: set[HostId] = set()
         self.events.on_children = self._on_children
         for peer, link in links.items():
@@ -136,6 +148,8 @@ class Supervisor:
                 except PeerLost as error:
                     self.peer_lost(peer, str(error))
                     return
+                if self.several_writers and frames:
+                    self.step(Tick(int(time.monotonic() * 1e6)))
                 for kind, payload in frames:
                     if kind == COHERENCE:
                         self.step(Received(peer, wire.decode(payload)))
@@ -173,7 +187,7 @@ class Supervisor:
             link.beat(now)
             self._flush_wanted.add(host)
             if link.silent_s(now) > SILENCE_S_MAX:
-                self.peer_lost(host, f"nothing heard for {SILENCE_S_MAX:g} s")
+                self.peer_lost(host, f"host {host} is lost: nothing heard for {SILENCE_S_MAX:g} s")
         self.events.at(now + BEAT_S, self._beat)
 
     def drop_link(self, host: HostId) -> None:
@@ -209,13 +223,64 @@ class Supervisor:
                 elif kind is Retry:
                     self._ready.append((effect.requester, True))
                 elif kind is Arm:
-                    self.control.set_armed(effect.armed)
+                    self._arm(effect.armed)
                 else:
                     assert kind is WakeAt
-                    self.events.at(effect.now_us / 1e6, self._tick)
+                    self._wake_at(effect.now_us / 1e6)
+
+    def _wake_at(self, deadline: float) -> None:
+        if self._next_tick <= time.monotonic() or deadline < self._next_tick:
+            self._next_tick = deadline
+            self.events.at(deadline, self._tick)
 
     def _tick(self) -> None:
+        self._next_tick = 0.0
         self.step(Tick(int(time.monotonic() * 1e6)))
+
+    def _arm(self, armed: bool) -> None:
+        """Set the armed byte, and see to threads that have just read it as clear.
+
+        A thread between its check and its instruction would run the instruction
+        as if no page had several writers. Only a thread that computes can be
+        there; it is stopped, and if it is there, taken to the instruction's
+        start and treated as trapped.
+        """
+        self.control.set_armed(armed)
+        if not armed:
+            return
+        for thread in list(self.threads.values()):
+            # A task that steps or runs a call for us is not at a check either.
+            if not thread.stopped and not thread.stepping and thread.operation is None:
+                self._out_of_check(thread)
+
+    def _out_of_check(self, thread: Thread) -> None:
+        try:
+            ptrace.interrupt(thread.task)
+            stop = wait_for(thread.task)
+            if stop.kind is not StopKind.GROUP_STOP:
+                self._late.append(stop)  # the interrupt's own stop follows, and is let go
+                return
+            thread.stopped = True
+            ip = ptrace.get_registers(thread.task, thread.registers).rip
+            native = self.past_check(ip)
+            if native is None:
+                self.resume(thread)
+                return
+            for _ in range(CHECK_STEPS_MAX):
+                found = self.find_trap(thread.registers.rip)
+                if thread.registers.rip == native or found is not None:
+                    break
+                thread.single_step()
+                stop = wait_for(thread.task)
+                if stop != (thread.task, StopKind.SIGNAL, signal.SIGTRAP):
+                    self._late.append(stop)
+                    return
+                ptrace.get_registers(thread.task, thread.registers)
+            thread.registers.rip = native
+            ptrace.set_registers(thread.task, thread.registers)
+            self._trap(thread)
+        except ptrace.TraceeGone:
+            pass
 
     def protect(self, runs: Iterable[Run]) -> None:
         """Put coherence access into force: intersected with what the program asked for."""
@@ -308,7 +373,7 @@ class Supervisor:
 
     def resume(self, thread: Thread, signal_number: int = 0) -> None:
         try:
-            ptrace.cont(thread.task, signal_number)
+            thread.cont(signal_number)
         except ptrace.TraceeGone:
             pass
 
@@ -323,6 +388,7 @@ class Supervisor:
         if thread is None:
             self.on_unknown_stop(stop)
             return
+        thread.stopped = True
         try:
             kind = stop.kind
             if kind is StopKind.SECCOMP:
@@ -363,6 +429,10 @@ class Supervisor:
         """A signal that is the program's."""
         raise NotImplementedError
 
+    def past_check(self, address: int) -> int | None:
+        """See TrapMap.past_check."""
+        raise NotImplementedError
+
     def find_trap(self, address: int) -> tuple[int, bool] | None:
         """Where a trap or redirect at this address goes on, and whether it is a trap."""
         raise NotImplementedError
@@ -391,7 +461,9 @@ class Supervisor:
             _, code, _ = ptrace.get_siginfo(thread.task)
             if thread.stepping and code > 0:
                 thread.stepping = False
-                self._made_progress(thread)
+                if thread.requester in self._held:  # progress is made; now it is as any other
+                    self._held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
+                    self._release_held()
                 if thread.pending_signals:
                     ptrace.get_registers(thread.task, thread.registers)
                     self.deliver_pending(thread)
@@ -422,21 +494,24 @@ class Supervisor:
         thread.registers.rip = target
         ptrace.set_registers(thread.task, thread.registers)
         self._made_progress(thread)
-        if is_trap and self.node_wants_traps():
+        if is_trap and self.node.armed:
             self._trap(thread)
         else:
             self.resume(thread)
         return True
 
-    def node_wants_traps(self) -> bool:
-        return False
-
     def _trap(self, thread: Thread) -> None:
         """A synchronization instruction, about to run natively, must drain the store buffer."""
+        thread.waiting = True
         touched = self.decoder.touches(self._code_at(thread), thread.registers)
         if touched:
-            needs = self._runs([(t.address, max(t.length, 1), Access.WRITE) for t in touched])
-            self.step(BusLock(thread.requester, needs))
+            thread.step_next = True  # it runs before its pages may change their mode
+            self.step(
+                BusLock(
+                    thread.requester,
+                    self._runs([(t.address, max(t.length, 1), Access.WRITE) for t in touched]),
+                )
+            )
         else:
             self.step(Serialize(thread.requester))
 
@@ -487,7 +562,11 @@ class Supervisor:
         ahead = min((area.end - (address & ~PAGE_MASK) >> PAGE_SHIFT) - 1, AHEAD_PAGES_MAX)
         thread.waiting = True
         thread.wanted = max(run.access for run in runs)
-        self.step(Fault(thread.requester, runs, ahead))
+        if self.several_writers and self.decoder.is_locked(registers.rip):
+            thread.step_next = True
+            self.step(BusLock(thread.requester, runs))
+        else:
+            self.step(Fault(thread.requester, runs, ahead))
         return True
 
     def _wanted(
@@ -558,7 +637,7 @@ class Supervisor:
         thread.stepping = True
         self._held[thread.requester] = FOREVER
         try:
-            ptrace.single_step(thread.task, signal_number)
+            thread.single_step(signal_number)
         except ptrace.TraceeGone:
             pass
 
@@ -571,6 +650,12 @@ class Supervisor:
         raise NotImplementedError
 
     # Operations ---------------------------------------------------------------------
+
+    @staticmethod
+    def _flush_first(steps: Steps | None = None) -> Steps:
+        """An operation that others can observe: stores made before it come first."""
+        yield Flush()
+        return None if steps is None else (yield from steps)
 
     def begin(
         self, name: str, thread: Thread | None, steps: Steps, done: Callable[[Any], None]
@@ -609,7 +694,7 @@ class Supervisor:
                 return
             self._settle(operation)
             kind = type(want)
-            if kind is Acquire:
+            if kind is Acquire or (kind is AcquireLocked and not self.several_writers):
                 runs = self.mapped_runs(want.ranges)
                 if self.node.satisfied(runs):
                     value = None
@@ -617,6 +702,18 @@ class Supervisor:
                 operation.wanted = want
                 self._requesters[operation.requester] = operation
                 self.step(Fault(operation.requester, runs))
+                return
+            if kind is Flush:
+                if not self.node.armed:
+                    value = None
+                    continue
+                self._requesters[operation.requester] = operation
+                self.step(Serialize(operation.requester))
+                return
+            if kind is AcquireLocked and self.several_writers:
+                operation.wanted = want
+                self._requesters[operation.requester] = operation
+                self.step(BusLock(operation.requester, self.mapped_runs(want.ranges)))
                 return
             if kind is Hold:
                 self._unhold(operation)
@@ -680,6 +777,9 @@ class Supervisor:
     def settle(self) -> None:
         """After each batch of events: go on with whoever can, and send what is due."""
         self.run_ready()
+        while self._late:
+            self.on_stop(self._late.pop(0))
+            self.run_ready()
         self.flush_links()
 
     async def run(self) -> None:

@@ -159,7 +159,7 @@ class Forks:
             ptrace.set_registers(child, thread.registers)
             if xstate:
                 ptrace.set_xstate(child, xstate)
-            ptrace.cont(child)
+            thread.cont()
         except ptrace.TraceeGone:
             pass
 
@@ -169,6 +169,6 @@ class Forks:
         if thread.borrowed:
             home.remove_thread(thread)
             home.bystanders.add(thread.task)
-            ptrace.cont(thread.task)
+            thread.cont()
             return
         home.restart()

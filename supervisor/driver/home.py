@@ -20,8 +20,9 @@ from typing import Any, Final
 from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access, Discarded
+from supervisor.coherence.policy import OneWriterAtATime
 from supervisor.driver import bystanders, exit_status, signals
-from supervisor.driver.code import CodeMap
+from supervisor.driver.code import CodeMap, CodeObject
 from supervisor.driver.core import Supervisor
 from supervisor.driver.forks import Forks
 from supervisor.driver.messages import (
@@ -31,6 +32,7 @@ from supervisor.driver.messages import (
     CallDone,
     ClockAnswer,
     ClockProbe,
+    CodeLoaded,
     Departed,
     Shutdown,
     SpecialCall,
@@ -86,7 +88,7 @@ class Home(Supervisor):
     ) -> None:
         super().__init__(HOME, hosts, links, names, policy, verbose)
         self.scratch = Scratch()
-        self.code = CodeMap()
+        self.code = CodeMap(self._on_code)
         self.placement = Placement(cpus)
         self.by_tid: dict[int, Thread] = {}
         self.forks = Forks(self)
@@ -101,6 +103,7 @@ class Home(Supervisor):
         self.break_end = 0
         self.exit_status: int | None = None
         self.terminating = False
+        self.untrapped = ""
         self.host_statistics: dict[int, dict[str, int]] = {}
         self.events.on_user_signal = self.on_user_signal
         self.on_child_exit: Callable[[int], HostId | None] = lambda pid: None
@@ -119,7 +122,6 @@ class Home(Supervisor):
         )
         self.pidfd = os.pidfd_open(self.pid)
         self.actions.inherit(self.pid)
-        self.placement.started(HOME)
         self.counters["threads_started"] += 1
         self._take_over()
 
@@ -135,6 +137,7 @@ class Home(Supervisor):
         self.break_start = self.break_end = taken.break_start
         for loaded_path, bias in taken.loaded.items():
             self.code.loaded(loaded_path, bias)
+        self._check_code()
         main = self.add_thread(self.pid, self.pid)
         self.by_tid[self.pid] = main
         self.resume(main)
@@ -145,7 +148,8 @@ class Home(Supervisor):
             if not thread.borrowed:
                 self.remove_thread(thread)
                 self.by_tid.pop(thread.tid, None)
-                self.placement.ended(thread.away)
+                if thread.task != self.pid:
+                    self.placement.ended(thread.away)
                 if thread.away != HOME:
                     self.send(thread.away, ThreadEnded(thread.tid))
         old, self.space = list(self.space), AddressSpace()
@@ -155,9 +159,8 @@ class Home(Supervisor):
         self.areas_changed([(area.start, area.end) for area in old], [], [])
         self.synced.clear()  # the new image's areas go out with its first thread elsewhere
         self.decoder.forget()
-        self.code = CodeMap()
+        self.code = CodeMap(self._on_code)
         self.actions.executed()
-        self.placement.started(HOME)
         spawn.finish_exec(self.pid)
         check_header(f"/proc/{self.pid}/exe")
         self._take_over()
@@ -181,10 +184,15 @@ class Home(Supervisor):
             self._finish(thread, handlers.refusal(row))
             return
         elif (self.hosts == 1 and row.choose is None) or is_plain(row):
-            self.resume(thread)  # the kernel may do it on guest memory itself
+            if self.node.armed and not row.quiet:
+                self.begin(row.name, thread, self._flush_first(), lambda _: self.resume(thread))
+            else:
+                self.resume(thread)  # the kernel may do it on guest memory itself
             return
         else:
             steps = self.run_marshalled(thread, row, self._arguments(registers))
+        if self.node.armed and not row.quiet:
+            steps = self._flush_first(steps)
         self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
 
     @staticmethod
@@ -255,7 +263,7 @@ class Home(Supervisor):
             if thread.pending_signals:
                 self.deliver_pending(thread)
             else:
-                ptrace.cont(thread.task)
+                thread.cont()
         except ptrace.TraceeGone:
             pass
 
@@ -270,7 +278,7 @@ class Home(Supervisor):
             thread.native = operation
             thread.entered = True
             thread.at_gadget = False
-            ptrace.cont_to_syscall(thread.task)
+            thread.cont_to_syscall()
         elif kind is Wait:
             self._waiting[want.key] = operation
         elif kind is Background:
@@ -299,14 +307,14 @@ class Home(Supervisor):
                 thread.at_gadget = False
                 registers.orig_rax = want.number
                 ptrace.set_registers(thread.task, registers)
-                ptrace.cont_to_syscall(thread.task)
+                thread.cont_to_syscall()
             else:
                 thread.entered = thread.at_gadget = True
                 registers.rip = control.GADGET
                 registers.rax = want.number
                 registers.orig_rax = NO_CALL
                 ptrace.set_registers(thread.task, registers)
-                ptrace.cont(thread.task)
+                thread.cont()
         except ptrace.TraceeGone:
             pass
 
@@ -327,7 +335,7 @@ class Home(Supervisor):
             self._native_done(thread, registers.rax)
             return
         if not self.actions.runs_handler(number):
-            ptrace.cont(thread.task, number)  # the kernel stops, ends or restarts as it must
+            thread.cont(number)  # the kernel stops, ends or restarts as it must
             return
         thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
         if thread.away != HOME:
@@ -348,7 +356,7 @@ class Home(Supervisor):
             host = self.on_child_exit(stop.pid)
             if host is not None:
                 how = exit_status.describe(stop)
-                self.peer_lost(host, f"its supervisor process {how}")
+                self.peer_lost(host, f"host {host} is lost: its supervisor process {how}")
             return
         self.newborn.add(stop.pid)
         self.wake(("born", stop.pid), None)
@@ -362,15 +370,17 @@ class Home(Supervisor):
             thread.born.append(child)
             self.forks.born(thread, child)
         if thread.native is not None:
-            ptrace.cont_to_syscall(thread.task)
+            thread.cont_to_syscall()
         else:
             self.resume(thread)
 
     def on_group_stop(self, thread: Thread, detail: int) -> None:
         if detail in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
-            ptrace.listen(thread.task)
+            thread.listen()
+        elif thread.stepping:
+            thread.single_step()
         elif thread.native is not None and thread.away == HOME and not thread.at_gadget:
-            ptrace.cont_to_syscall(thread.task)
+            thread.cont_to_syscall()
         else:
             self.resume(thread)
 
@@ -378,17 +388,31 @@ class Home(Supervisor):
         signals.arrived(self, thread, number)
 
     def find_trap(self, address: int) -> tuple[int, bool] | None:
-        return self.code.find(address)
+        return self.code.traps.find(address)
+
+    def past_check(self, address: int) -> int | None:
+        return self.code.traps.past_check(address)
+
+    def _on_code(self, found: CodeObject) -> None:
+        for host in self.synced:
+            self.send(host, CodeLoaded(*found))
+
+    def refuse_traps(self, why: str) -> None:
+        """Code runs whose synchronization instructions do not trap: no page may need them."""
+        if self.node.policy.watches and not self.untrapped:
+            self.verbose(f"{why}: no page has several writers from here on")
+            self.untrapped = why
+            self.node.policy = OneWriterAtATime()
 
     def on_thread_exit(self, thread: Thread, stop: Stop) -> None:
         self.remove_thread(thread)
         self.by_tid.pop(thread.tid, None)
         if thread.away != HOME:
             self.send(thread.away, ThreadEnded(thread.tid))
-        self.placement.ended(thread.away)
         if thread.task == self.pid:
             self.program_ended(exit_status.of(stop))
-        else:
+        elif not thread.borrowed:
+            self.placement.ended(thread.away)
             self._quit_agent_if_last()
 
     def _quit_agent_if_last(self) -> None:
@@ -415,7 +439,7 @@ class Home(Supervisor):
                 registers.rdi = status
                 registers.orig_rax = NO_CALL
                 ptrace.set_registers(thread.task, registers)
-            ptrace.cont(thread.task)
+            thread.cont()
         except ptrace.TraceeGone:
             pass
 
@@ -494,6 +518,8 @@ class Home(Supervisor):
         if host not in self.synced:
             self.synced.add(host)
             self.send(host, AreasChanged([], list(self.space), []))
+            for found in self.code.traps.objects:
+                self.send(host, CodeLoaded(*found))
         self.send(host, StartThread(thread.tid, registers, xstate))
 
     def _came_home(self, thread: Thread, message: Departed) -> None:
@@ -514,14 +540,18 @@ class Home(Supervisor):
             if thread.pending_signals:
                 self.deliver_pending(thread)
             else:
-                ptrace.cont(thread.task)
+                thread.cont()
         except ptrace.TraceeGone:
             pass
 
-    def code_mapped(self, file: int, start: int, offset: int) -> None:
+    def code_mapped(self, file: int, start: int, offset: int, path: str) -> None:
         """The program has mapped executable pages of an open file."""
-        status = os.fstat(file)
-        self.code.mapped(status.st_dev, status.st_ino, start, offset)
+        self.code.mapped(os.fstat(file), start, offset, path)
+        self._check_code()
+
+    def _check_code(self) -> None:
+        if self.code.untrapped:
+            self.refuse_traps(f"the code of {self.code.untrapped} is not rewritten")
 
     # The address space ------------------------------------------------------------------------
 
@@ -573,7 +603,7 @@ class Home(Supervisor):
     def peer_lost(self, host: HostId, why: str) -> None:
         self.drop_link(host)
         if not self.finished:
-            self.fail(DsmsupError(f"host {host} ({self.names[host]}) is lost: {why}"))
+            self.fail(DsmsupError(why))
 
     def fail(self, error: DsmsupError) -> None:
         if self.trouble is None:
@@ -621,8 +651,11 @@ class Home(Supervisor):
     async def wait_for_statistics(self) -> None:
         """Until every host that is left has sent its counters (the caller bounds it)."""
         while not all(host in self.host_statistics for host in self.links):
-            self.settle()
-            await self.events.wait()
+            try:
+                self.settle()
+                await self.events.wait()
+            except DsmsupError:
+                pass  # the run is over: the guest is gone, or a host that has nothing to tell
 
 
 def _may_be_forwarded(row: Row) -> bool:

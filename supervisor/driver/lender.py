@@ -19,6 +19,7 @@ from supervisor.areas import Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access
 from supervisor.driver import exit_status
+from supervisor.driver.code import CodeObject, TrapMap
 from supervisor.driver.core import Supervisor
 from supervisor.driver.home import ARGUMENT_REGISTERS, NO_CALL, RESTART_CODES
 from supervisor.driver.messages import (
@@ -28,6 +29,7 @@ from supervisor.driver.messages import (
     CallDone,
     ClockAnswer,
     ClockProbe,
+    CodeLoaded,
     Departed,
     Shutdown,
     SpecialCall,
@@ -72,6 +74,7 @@ class Lender(Supervisor):
     ) -> None:
         super().__init__(host, hosts, links, names, policy, verbose)
         self.by_tid: dict[int, Thread] = {}
+        self.traps = TrapMap()
         self.quitting = False
         self.exit_status = EXIT_FAILURE
         self.pid = 0
@@ -97,6 +100,8 @@ class Lender(Supervisor):
             self.advance(operation, message.result)
         elif isinstance(message, AreasChanged):
             self._areas_changed(message)
+        elif isinstance(message, CodeLoaded):
+            self.traps.add(CodeObject(message.bias, message.traps, message.redirects))
         elif isinstance(message, StartThread):
             self._start_thread(message)
         elif isinstance(message, BringHome):
@@ -134,7 +139,7 @@ class Lender(Supervisor):
         self.set_context(thread, message.registers)
         ptrace.set_registers(result, thread.registers)
         ptrace.set_xstate(result, message.xstate)
-        ptrace.cont(result)
+        thread.cont()
 
     def _drop(self, thread: Thread) -> None:
         """End a worker whose thread goes on elsewhere, or has ended."""
@@ -146,7 +151,7 @@ class Lender(Supervisor):
         registers.orig_rax = NO_CALL
         try:
             ptrace.set_registers(thread.task, registers)
-            ptrace.cont(thread.task)
+            thread.cont()
         except ptrace.TraceeGone:
             pass
 
@@ -185,6 +190,8 @@ class Lender(Supervisor):
     def on_group_stop(self, thread: Thread, detail: int) -> None:
         if thread.ended or (thread.leaving and thread.operation is None):
             self._stopped(thread)
+        elif thread.stepping:
+            thread.single_step()
         else:
             self.resume(thread)
 
@@ -214,7 +221,10 @@ class Lender(Supervisor):
             self.fail(GuestDied(f"its guest process {exit_status.describe(stop)}"))
 
     def find_trap(self, address: int) -> tuple[int, bool] | None:
-        return None
+        return self.traps.find(address)
+
+    def past_check(self, address: int) -> int | None:
+        return self.traps.past_check(address)
 
     # Areas ----------------------------------------------------------------------------------
 
@@ -264,12 +274,13 @@ class Lender(Supervisor):
             elif row.handler in handlers.MARSHALLED and not self._is_linker(registers.rip):
                 steps = self._forward(thread, row, arguments)
             elif row.name == "exit":
-                self._exit(thread, row, arguments)
-                return
+                steps = self._exit(thread, row, arguments)
             else:
                 steps = self._special(thread, row, arguments)
         else:
             steps = self._forward(thread, row, arguments)
+        if self.node.armed and not row.quiet:
+            steps = self._flush_first(steps)
         self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
 
     def _is_linker(self, ip: int) -> bool:
@@ -316,15 +327,19 @@ class Lender(Supervisor):
             thread.tid, row.number, arguments, payload, bytes(thread.registers), xstate
         )
 
-    def _exit(self, thread: Thread, row: Row, arguments: list[int]) -> None:
+    def _exit(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         self.send(HOME, self._special_call(thread, row, arguments))
-        self._drop(thread)
+        return None
+        yield
 
     def wait_for(self, operation: Operation, want: Any) -> None:
         assert type(want) is Reply, want
         operation.thread.native = operation
 
-    def _finish(self, thread: Thread, value: int) -> None:
+    def _finish(self, thread: Thread, value: int | None) -> None:
+        if value is None:
+            self._drop(thread)  # it has exited
+            return
         registers = thread.registers
         if value in RESTART_CODES:
             registers.rax = registers.orig_rax
@@ -337,7 +352,7 @@ class Lender(Supervisor):
             if thread.leaving:
                 self._leave(thread)
             else:
-                ptrace.cont(thread.task)
+                thread.cont()
         except ptrace.TraceeGone:
             pass
 
@@ -362,7 +377,7 @@ class Lender(Supervisor):
     def peer_lost(self, host: HostId, why: str) -> None:
         self.drop_link(host)
         if not self.quitting and not self.finished:
-            self.trouble = DsmsupError(f"host {host} (home, {self.names[host]}) is lost: {why}")
+            self.trouble = DsmsupError(why)
         self.finished = True
 
     def guest_died(self, error: GuestDied) -> None:

@@ -31,6 +31,14 @@ class AreasChanged(ControlMessage, frozen=True, array_like=True, tag="areas"):
     protected: list[Area]
 
 
+class CodeLoaded(ControlMessage, frozen=True, array_like=True, tag="code"):
+    """Home -> others: a rewritten file lies in the guest (see driver/code.py)."""
+
+    bias: int
+    traps: dict[int, int]
+    redirects: dict[int, int]
+
+
 class StartThread(ControlMessage, frozen=True, array_like=True, tag="start"):
     """Home -> host: run this thread from here. `xstate` is its XSAVE area."""
 
@@ -135,6 +143,7 @@ class Statistics(ControlMessage, frozen=True, array_like=True, tag="stats"):
 
 AnyControl = (
     AreasChanged
+    | CodeLoaded
     | StartThread
     | BringHome
     | Departed

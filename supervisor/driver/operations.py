@@ -6,6 +6,8 @@ An operation yields what it has to wait for and is resumed with the answer:
     Acquire(ranges)      guest pages; they are there (not longer than) until the next yield
     Hold(ranges)         the same, pinned until `Unhold` or the operation's end
     Unhold()             drop what is held
+    Flush()              every earlier store of this host is visible to all
+    AcquireLocked(ranges) as Acquire, for what the kernel will do atomically
     Native(number, args) the thread's kernel task runs this call; answer: its result
     Proceed()            the call it stopped at runs as it is; answer: its result
     Reply()              home's answer to the thread's forwarded call; answer: Result
@@ -30,6 +32,14 @@ class Hold(NamedTuple):
 
 class Unhold(NamedTuple):
     pass
+
+
+class Flush(NamedTuple):
+    pass
+
+
+class AcquireLocked(NamedTuple):
+    ranges: tuple[tuple[int, int, Access], ...]
 
 
 class Native(NamedTuple):

@@ -7,7 +7,12 @@ from supervisor.units import HostId
 
 
 class Placement:
-    """Live threads on each host, against its processors."""
+    """Live threads on each host, against its processors.
+
+    The main thread is not counted: where it works as one of N (OpenMP) the
+    first of the others goes elsewhere, and where it waits for N others they
+    are shared out evenly.
+    """
 
     def __init__(self, cpus: list[int]) -> None:
         self.cpus = cpus
@@ -17,7 +22,7 @@ class Placement:
         """The host that would be the least loaded with one thread more.
 
         Among equals the one with the fewest threads, then the highest: home
-        serves the others' requests as well as running threads.
+        has the main thread, and serves the others' requests as well.
         """
         return HostId(
             min(

@@ -115,13 +115,13 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
         if number in FORCED and thread.actions.ignored(number):
             _, code, _ = ptrace.get_siginfo(thread.task)
             if code <= 0:  # sent, not caused
-                ptrace.cont(thread.task)
+                thread.cont()
                 return
-        ptrace.cont(thread.task, number)
+        thread.cont(number)
         return
     if home.hosts == 1:
         thread.actions.delivered(number)
-        ptrace.cont(thread.task, number)
+        thread.cont(number)
         return
     ptrace.get_registers(thread.task, thread.registers)
     thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from supervisor.coherence.messages import Access
+from supervisor.tracee import ptrace
 from supervisor.tracee.ptrace import Registers
 from supervisor.units import HOME, HostId
 
@@ -41,6 +42,7 @@ class Thread:
         "robust_list",
         "step_next",
         "stepping",
+        "stopped",
         "task",
         "tid",
         "virtual_mask",
@@ -88,6 +90,8 @@ class Thread:
         """Elsewhere: its kernel task at home is gone."""
         self.leaving = False
         """Elsewhere: goes home as soon as it can."""
+        self.stopped = True
+        """In a ptrace stop that has been taken note of."""
         self.waiting = False
         """Stopped at a fault, until its pages are there."""
         self.wanted = Access.READ
@@ -97,3 +101,21 @@ class Thread:
         self.cured = 0
         self.step_next = False
         self.stepping = False
+
+    # Going on: raises TraceeGone when the task is dead or dying.
+
+    def cont(self, signal_number: int = 0) -> None:
+        self.stopped = False
+        ptrace.cont(self.task, signal_number)
+
+    def cont_to_syscall(self) -> None:
+        self.stopped = False
+        ptrace.cont_to_syscall(self.task)
+
+    def single_step(self, signal_number: int = 0) -> None:
+        self.stopped = False
+        ptrace.single_step(self.task, signal_number)
+
+    def listen(self) -> None:
+        """Stay in a group stop (job control) until SIGCONT."""
+        ptrace.listen(self.task)

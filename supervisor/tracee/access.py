@@ -70,10 +70,12 @@ class AccessDecoder:
     def __init__(self) -> None:
         self._factory = iced_x86.InstructionInfoFactory()
         self._cache: dict[int, tuple[Operand, ...]] = {}
+        self._locked: set[int] = set()
 
     def forget(self) -> None:
         """Code may have changed: decode anew."""
         self._cache.clear()
+        self._locked.clear()
 
     def touches(self, code: bytes, registers: Registers) -> list[Touch]:
         """Every memory access of the instruction at rip, whose bytes are `code`."""
@@ -97,6 +99,10 @@ class AccessDecoder:
             touched.append(Touch(address, operand.size, operand.access))
         return touched
 
+    def is_locked(self, ip: int) -> bool:
+        """Is the instruction here, decoded before, bus-locked (LOCK prefix, XCHG with memory)?"""
+        return ip in self._locked
+
     def cached(self, ip: int) -> bool:
         return ip in self._cache
 
@@ -105,6 +111,10 @@ class AccessDecoder:
         if instruction.is_invalid:
             return None
         info = self._factory.info(instruction)
+        if instruction.has_lock_prefix or (
+            instruction.mnemonic == iced_x86.Mnemonic.XCHG and info.used_memory()
+        ):
+            self._locked.add(ip)
         operands = []
         for used in info.used_memory():
             if used.access not in _TOUCHES or used.vsib_size:

@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence.messages import Access
-from supervisor.driver.operations import Native, Steps
+from supervisor.driver.operations import AcquireLocked, Native, Steps
 from supervisor.syscalls.call import Acquire
 from supervisor.tracee import inject
 
@@ -58,7 +58,7 @@ def timeout_address(args: list[int]) -> int:
 
 
 def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-    address, operation, value, _, second, _ = args
+    address, operation, _, _, second, _ = args
     command = operation & COMMAND_MASK
     if address & 3:
         return -errno.EINVAL
@@ -74,7 +74,7 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     if command in (WAKE, WAKE_BITSET) and operation & PRIVATE:
         return _now(home, args)  # keyed by address alone
     if command in IMMEDIATE:
-        yield Acquire(tuple(ranges))
+        yield (AcquireLocked if command in WRITES else Acquire)(tuple(ranges))
         return _now(home, args)
     timeout = b""
     where = timeout_address(args)
@@ -110,7 +110,7 @@ def _wait(
         compares = operation & COMMAND_MASK in (WAIT, WAIT_BITSET)
         result = -errno.EFAULT
         for _ in range(TRIES_MAX):
-            yield Acquire(ranges)
+            yield (Acquire if compares else AcquireLocked)(ranges)
             if compares and int.from_bytes(home.read(address, 4), "little") != value & 0xFFFFFFFF:
                 return -errno.EAGAIN
             result = yield Native(SYS_FUTEX, final)

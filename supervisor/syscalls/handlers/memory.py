@@ -102,6 +102,8 @@ def _replace(home: Home, area: Area) -> None:
     # hosts can own pages of a range that was free.
     if replaced or not home.owns(area.start, area.end):
         home.discard(area.start, area.end)
+    if area.kind is Kind.GUEST and area.protection & EXEC:
+        home.refuse_traps("the program makes code at run time")
     home.decoder.forget()
     home.areas_changed([(area.start, area.end)] if replaced else [], [area], [])
 
@@ -159,7 +161,7 @@ def _map_file(
         else:
             home.memory.set_backing(start, start + length, home.native_backing)
         if protection & EXEC:
-            home.code_mapped(file, start, offset)
+            home.code_mapped(file, start, offset, area.name)
     finally:
         if not kept:
             os.close(file)
@@ -200,6 +202,10 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
         return 0
     if home.is_reserved(start, end) or not home.space.covers(start, end):
         return -errno.ENOMEM
+    if protection & EXEC and any(
+        piece.kind is not Kind.NATIVE for piece in home.space.pieces(start, end)
+    ):
+        home.refuse_traps("the program makes code at run time")
     if protection & WRITE:
         for piece in home.space.pieces(start, end):
             if piece.kind is Kind.NATIVE:

@@ -95,7 +95,7 @@ def start(home: Home, child: Thread, context: ptrace.Registers, xstate: bytes) -
             ptrace.set_registers(child.task, context)
             if xstate:
                 ptrace.set_xstate(child.task, xstate)
-            ptrace.cont(child.task)
+            child.cont()
         else:
             home.send_away(
                 child, host, bytes(context), xstate or ptrace.get_xstate(child.task)
