@@ -240,14 +240,3 @@ POLICIES: Final[dict[str, type[SingleWriter]]] = {
     "single-writer": SingleWriter,
     "adaptive": Adaptive,
 }
-
-
-class OneWriterAtATime(SingleWriter):
-    """For a program with code whose synchronization instructions do not trap.
-
-    Takes the place of another policy while the program runs: no page becomes
-    multiple-writer any more, and those that are do not stay so.
-    """
-
-    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
-        return [diff.page for diff in diffs]

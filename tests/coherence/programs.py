@@ -164,6 +164,17 @@ def random_program(rng: random.Random, threads_max: int = 4, ops_max: int = 9) -
     return Program(tuple(tuple(ops) for ops in lists), variables)
 
 
+def varied(rng: random.Random, base: Program) -> Program:
+    """The program with up to two more instructions somewhere."""
+    threads = [list(ops) for ops in base.threads]
+    for _ in range(rng.randint(0, 2)):
+        ops = rng.choice(threads)
+        variable = rng.randrange(base.variables)
+        extra = rng.choice((FENCE, load(variable), store(variable, 100), add(variable)))
+        ops.insert(rng.randint(0, len(ops)), extra)
+    return Program(tuple(tuple(ops) for ops in threads), base.variables)
+
+
 # Classic shapes: program, an outcome's reads, whether x86-TSO allows it, SC does.
 # Sources: Intel SDM volume 3 section 9.2.3 (examples 9-1 to 9-10), AMD APM volume 2
 # section 7.2, and "n6" of the x86-TSO paper.

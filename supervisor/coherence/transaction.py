@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What home remembers of a request and of a recall while they are open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from supervisor.coherence.directory import Holding, Want
+from supervisor.coherence.messages import (
+    Access,
+    Run,
+)
+from supervisor.coherence.pages import (
+    Span,
+)
+from supervisor.units import HostId
+
+MANY: Final = (Holding.MANY_COPY, Holding.MANY)
+"""Ways to stand to a multiple-writer page."""
+
+
+@dataclass(eq=False, slots=True)
+class Transaction:
+    """One request for pages, from its arrival to its grant."""
+
+    host: HostId
+    fetch: int
+    needs: tuple[Run, ...]
+    ahead: int
+    streak: int
+    locked: bool = False
+    run: int = 0  # index of the need being locked
+    page: int = 0  # next page to lock in it
+    waits_for: int | None = None  # page another transaction has locked
+    collecting: bool = False
+    extra: list[Run] = field(default_factory=list)  # pages ahead, locked
+    lower: list[Run] = field(default_factory=list)  # home's copies yet to be lowered
+    pending: int = 0  # recalls and protections not yet answered
+    cancelled: bool = False  # its pages were discarded
+
+
+@dataclass(eq=False, slots=True)
+class Recalling:
+    """A recall that its owner (or a holder of multiple-writer copies) has not answered."""
+
+    host: HostId
+    transaction: Transaction
+    needs: tuple[Run, ...]
+    optional: tuple[Run, ...]
+    discarded: list[Span] = field(default_factory=list)
+
+
+def wanted(transaction: Transaction, access: Access) -> Want:
+    if transaction.locked:
+        return Want.LOCK
+    return Want.READ if access == Access.READ else Want.WRITE

@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A cluster of simulated hosts that runs a program under one random schedule.
+
+Everything that may happen in any order in reality is an *action* here, and a
+seeded random choice picks the next one: a guest thread executes an instruction
+or faults, a link delivers its oldest message, a host carries out its oldest
+effect, a `Protect` is reported as in force, a requester releases its pins.
+Effects may lag behind the steps that made them, and guest threads go on
+meanwhile with the protections that are really in force.
+
+A seed decides everything: `python -m tests.coherence.sim --seed N` repeats a run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from supervisor.coherence import wire
+from supervisor.coherence.directory import MULTIPLE
+from supervisor.coherence.invariants import (
+    check_cluster,
+    check_copies,
+    check_node,
+    check_quiescent,
+)
+from supervisor.coherence.messages import (
+    Access,
+    Arm,
+    BusLock,
+    Discarded,
+    Effect,
+    Event,
+    Fault,
+    Message,
+    PageDiff,
+    Protect,
+    Protected,
+    Received,
+    Released,
+    Resume,
+    Retry,
+    Send,
+    Serialize,
+    Tick,
+    WakeAt,
+)
+from supervisor.coherence.node import Node
+from supervisor.coherence.pages import run_of
+from supervisor.coherence.policy import SingleWriter
+from supervisor.units import HOME, PAGE_SIZE, HostId, PageNumber
+from tests.coherence.programs import (
+    Op,
+    locked,
+)
+
+ACTIONS_MAX: Final = 20_000
+SPEEDS: Final = (0.03, 0.3, 1.0, 1.0, 3.0)
+"""How often a link, a host or a thread gets its turn, relative to the others."""
+
+_ZERO: Final = bytes(PAGE_SIZE)
+
+
+class SimMemory:
+    """Guest memory of one host: pages that are not there read as zeros.
+
+    Guest threads run while the supervisor reads and writes: `meanwhile` is
+    called before each page and lets them.
+    """
+
+    def __init__(self) -> None:
+        self.pages: dict[int, bytearray] = {}
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def read(self, first: PageNumber, count: int) -> bytes:
+        found: list[bytes | bytearray] = []
+        for page in range(first, first + count):
+            self.meanwhile()
+            found.append(bytes(self.pages.get(page, _ZERO)))
+        return b"".join(found)
+
+    def write(self, first: PageNumber, data: bytes) -> None:
+        assert len(data) % PAGE_SIZE == 0
+        for at in range(len(data) // PAGE_SIZE):
+            self.meanwhile()
+            self.pages[first + at] = bytearray(data[at * PAGE_SIZE : (at + 1) * PAGE_SIZE])
+
+    def zero(self, first: PageNumber, count: int) -> None:
+        for page in range(first, first + count):
+            self.pages.pop(page, None)
+
+    def peek(self, page: int, offset: int) -> int:
+        held = self.pages.get(page)
+        return 0 if held is None else held[offset]
+
+    def poke(self, page: int, offset: int, value: int) -> None:
+        held = self.pages.get(page)
+        if held is None:
+            held = self.pages[page] = bytearray(PAGE_SIZE)
+        held[offset] = value
+
+
+@dataclass(eq=False)
+class Thread:
+    """A guest thread, or a system call: something that executes ops and may fault."""
+
+    number: int
+    host: SimHost
+    ops: tuple[Op, ...]
+    at: int = 0
+    speed: float = 1.0
+    waiting: bool = False
+    pinned: bool = False
+    gone: bool = False
+    fenced: bool = False  # its synchronization instruction trapped and may now run
+    at_pin: int = -1  # the op whose fault was answered last
+    reads: list[int] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.at == len(self.ops)
+
+
+@dataclass(eq=False)
+class SimHost:
+    """A node, its memory, the protections in force in its guest, effects not yet done."""
+
+    node: Node
+    memory: SimMemory
+    default: Access
+    guest: dict[int, Access] = field(default_factory=dict)
+    effects: deque[Effect] = field(default_factory=deque)
+    unreported: list[int] = field(default_factory=list)  # tokens in force, not yet stepped
+    armed: bool = False
+    wake_us: int | None = None
+    threads: list[Thread] = field(default_factory=list)
+
+    def allows(self, page: int, access: Access) -> bool:
+        return self.guest.get(page, self.default) >= access
+
+
+NEED: Final = {
+    "load": Access.READ,
+    "store": Access.WRITE,
+    "add": Access.WRITE,
+    "swap": Access.WRITE,
+}
+
+
+class RandomModes(SingleWriter):
+    """Any choice of modes is correct: pages change theirs by chance, often."""
+
+    watches = True
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._inclination = rng.choice((0.0, 0.3, 0.8, 1.0))
+
+    def make_multiple(self, page: int) -> bool:
+        return self._rng.random() < self._inclination
+
+    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
+        return [diff.page for diff in diffs if self._rng.random() < 0.1]
+
+
+class Cluster:
+    """`places[v]` is the page and offset of variable v; `hosts_of[t]` where thread t runs."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        hosts: int,
+        policy: str,
+        *,
+        lag: bool,
+        make_node: Callable[..., Node] = Node,
+        check_every: int = 1,
+    ) -> None:
+        self.rng, self.lag, self.check_every = rng, lag, check_every
+        self.hosts: list[SimHost] = []
+        for host in range(hosts):
+            memory = SimMemory()
+            node = make_node(HostId(host), hosts, memory, policy)
+            default = Access.WRITE if host == HOME else Access.NONE
+            self.hosts.append(SimHost(node, memory, default))
+            memory.meanwhile = partial(self.meanwhile, self.hosts[-1])
+        if policy == "adaptive":
+            self.hosts[HOME].node.policy = RandomModes(rng)
+        self.nodes = [host.node for host in self.hosts]
+        self.links: dict[tuple[HostId, HostId], deque[Message]] = {
+            (HostId(a), HostId(b)): deque() for a in range(hosts) for b in range(hosts) if a != b
+        }
+        self.threads: dict[int, Thread] = {}
+        self.places: list[tuple[int, int]] = []
+        self.steps = 0
+        self.clock_us = 0
+        self.discarding = False  # a discard is a race of the program: two may write for a while
+        self.trace: list[str] | None = None
+        self.speeds: dict[object, float] = {
+            part: rng.choice(SPEEDS) for part in (*self.links, *range(hosts), "ticks")
+        }
+
+    # Stepping ---------------------------------------------------------------
+
+    def step(self, host: SimHost, event: Event) -> None:
+        effects = host.node.step(event)
+        self.steps += 1
+        if self.trace is not None:
+            self.trace.append(f"host {host.node.host} <- {_short(event)}")
+            self.trace += [f"    -> {_short(effect)}" for effect in effects]
+        host.effects.extend(effects)
+        if not self.lag:
+            while host.effects:
+                self.carry_out(host)
+        if self.steps % self.check_every == 0:
+            self.check()
+
+    def check(self) -> None:
+        for node in self.nodes:
+            check_node(node)
+        if not self.discarding:
+            check_cluster(self.nodes, self.under_way(), self.watched())
+            self.check_guests()
+
+    def watched(self) -> set[int]:
+        """Pages whose copies are compared after each step; none means all."""
+        return {page for page, _ in self.places}
+
+    def under_way(self) -> dict[tuple[HostId, HostId], list[Message]]:
+        """Messages on the links, and those whose sending has not been carried out."""
+        found = {link: list(messages) for link, messages in self.links.items()}
+        for host in self.hosts:
+            for effect in host.effects:
+                if isinstance(effect, Send):
+                    found[host.node.host, effect.host].append(effect.message)
+        return found
+
+    def check_guests(self) -> None:
+        """At most one guest may really write a page."""
+        for page in {page for page, _ in self.places}:
+            writers = [host for host in self.hosts if host.allows(page, Access.WRITE)]
+            if len(writers) > 1:
+                several = all(page in host.node.buffer.twins for host in writers)
+                assert several, f"{len(writers)} hosts may write page {page:#x}"
+
+    def carry_out(self, host: SimHost) -> None:
+        effect = host.effects.popleft()
+        if isinstance(effect, Protect):
+            for run in effect.runs:
+                for page in range(run.first, run.first + run.count):
+                    host.guest[page] = run.access
+            if self.lag:
+                host.unreported.append(effect.token)
+            else:
+                self.step(host, Protected(effect.token))
+        elif isinstance(effect, Send):
+            message = wire.decode(wire.encode(effect.message))
+            self.links[host.node.host, effect.host].append(message)
+        elif isinstance(effect, Resume):
+            thread = self.threads[effect.requester]
+            if thread.gone:  # cancelled between the step and its effects
+                return
+            assert thread.waiting, f"requester {thread.number} is resumed but does not wait"
+            thread.waiting, thread.fenced, thread.pinned = False, True, True
+        elif isinstance(effect, Retry):
+            self.threads[effect.requester].waiting = False
+        elif isinstance(effect, Arm):
+            host.armed = effect.armed
+        elif isinstance(effect, WakeAt):
+            due = effect.now_us if host.wake_us is None else min(effect.now_us, host.wake_us)
+            host.wake_us = due
+        else:
+            raise AssertionError(f"unexpected {effect}")
+
+    # Actions ----------------------------------------------------------------
+
+    def act(self) -> bool:
+        """One random action; False when nothing is left to do.
+
+        Links and hosts have random speeds: what is never late is never wrong.
+        """
+        choices: list[tuple[Callable[..., None], object]] = []
+        weights: list[float] = []
+        speeds = self.speeds
+        for link, messages in self.links.items():
+            if messages:
+                choices.append((self.deliver, link))
+                weights.append(speeds[link])
+        for host in self.hosts:
+            if host.effects:
+                choices.append((self.carry_out, host))
+                weights.append(speeds[host.node.host])
+            if host.unreported:
+                choices.append((self.report, host))
+                weights.append(speeds[host.node.host])
+            if host.wake_us is not None:
+                choices.append((self.tick, host))
+                weights.append(speeds["ticks"])
+        for thread in self.threads.values():
+            if not thread.waiting and not thread.done:
+                choices.append((self.execute, thread))
+                weights.append(thread.speed)
+            elif thread.pinned:
+                choices.append((self.release, thread))
+                weights.append(thread.speed)
+        if not choices:
+            return False
+        action, argument = self.rng.choices(choices, weights)[0]
+        action(argument)
+        return True
+
+    def meanwhile(self, host: SimHost) -> None:
+        """Guest threads go on as far as they need nobody."""
+        for thread in host.threads:
+            if not thread.waiting and not thread.done and self.rng.random() < 0.4:
+                op = thread.ops[thread.at]
+                if op.kind in ("load", "store") and self.reachable(host, op):
+                    self.perform(thread, op)
+
+    def reachable(self, host: SimHost, op: Op) -> bool:
+        return all(host.allows(self.places[v][0], NEED[op.kind]) for v in op.variables)
+
+    def deliver(self, link: tuple[HostId, HostId]) -> None:
+        sender, receiver = link
+        message = self.links[link].popleft()
+        self.step(self.hosts[receiver], Received(sender, message))
+
+    def report(self, host: SimHost) -> None:
+        """Protections in force are reported in any order."""
+        token = host.unreported.pop(self.rng.randrange(len(host.unreported)))
+        self.step(host, Protected(token))
+
+    def tick(self, host: SimHost) -> None:
+        """Time goes on: by nothing, by a little, or past any deadline."""
+        self.clock_us += self.rng.choice((0, 1, 3_000, 12_000))
+        host.wake_us = None
+        self.step(host, Tick(self.clock_us))
+
+    def release(self, thread: Thread) -> None:
+        thread.pinned = False
+        self.step(thread.host, Released(thread.number))
+
+    def execute(self, thread: Thread) -> None:
+        """The next instruction, or the fault that it raises."""
+        op, host = thread.ops[thread.at], thread.host
+        if op.kind == "fence":
+            if host.armed and not thread.fenced:
+                thread.waiting, thread.pinned = True, False
+                self.step(host, Serialize(thread.number))
+                return
+            thread.at, thread.fenced = thread.at + 1, False
+            return
+        access, bus_lock = NEED[op.kind], op.kind in ("add", "swap")
+        pages = sorted({self.places[variable][0] for variable in op.variables})
+        if not self.reachable(host, op) or (bus_lock and host.armed and not thread.fenced):
+            self.wait_for(thread, pages, access, bus_lock)
+            return
+        assert not bus_lock or host.node.buffer.multiple.isdisjoint(pages), (
+            f"requester {thread.number} runs a bus-locked instruction on a multiple-writer page"
+        )
+        self.perform(thread, op)
+        if thread.pinned and self.rng.random() < 0.5:
+            self.release(thread)
+
+    def perform(self, thread: Thread, op: Op) -> None:
+        host = thread.host
+        for variable in op.variables:
+            page, offset = self.places[variable]
+            if op.kind != "store":
+                thread.reads.append(host.memory.peek(page, offset))
+            if op.kind == "store":
+                host.memory.poke(page, offset, op.value)
+            elif op.kind != "load":
+                host.memory.poke(page, offset, locked(op, host.memory.peek(page, offset)))
+        thread.at, thread.fenced = thread.at + 1, False
+
+    def wait_for(self, thread: Thread, pages: list[int], access: Access, bus_lock: bool) -> None:
+        """The page fault, or the trap of a bus-locked instruction."""
+        assert not thread.pinned or thread.at_pin != thread.at, (
+            f"requester {thread.number} faults on pages pinned for it"
+        )
+        thread.waiting, thread.pinned, thread.fenced = True, False, False
+        thread.at_pin = thread.at
+        needs = tuple(run_of(page, 1, access) for page in pages)
+        if bus_lock:
+            self.step(thread.host, BusLock(thread.number, needs))
+        else:
+            ahead = self.rng.choice((0, 0, 3, 40))
+            self.step(thread.host, Fault(thread.number, needs, ahead))
+
+    def settle(self) -> None:
+        """Act until nothing is left to do; everybody must have got what they waited for."""
+        for _ in range(ACTIONS_MAX):
+            if not self.act():
+                break
+        else:
+            raise AssertionError("the cluster does not come to rest")
+        stuck = [thread.number for thread in self.threads.values() if not thread.done]
+        assert not stuck, f"requesters {stuck} wait for ever"
+        check_quiescent(self.nodes)
+        check_copies(self.nodes)
+        if not self.discarding:
+            check_cluster(self.nodes, self.links)
+
+    # Programs ---------------------------------------------------------------
+
+    def add_thread(self, host: int, ops: tuple[Op, ...]) -> Thread:
+        thread = Thread(len(self.threads) + 1, self.hosts[host], ops)
+        thread.speed = self.rng.choice(SPEEDS)
+        self.threads[thread.number] = thread
+        self.hosts[host].threads.append(thread)
+        return thread
+
+    def finish(self) -> None:
+        """Let all threads run to their end, and forget them."""
+        self.settle()
+        for host in self.hosts:
+            host.threads.clear()
+        self.threads.clear()
+
+    def read_all(self, reads: Iterable[tuple[int, int]]) -> None:
+        """Have a host read a variable, for each (host, variable)."""
+        for host, variable in reads:
+            self.add_thread(host, (Op("load", (variable,)),))
+        self.finish()
+
+    def discard(self, first: int, count: int) -> None:
+        self.discarding = True
+        self.step(self.hosts[HOME], Discarded(PageNumber(first), count))
+
+    def current(self, variable: int) -> int:
+        """The value that a read anywhere would give, once at rest."""
+        home = self.nodes[HOME].side
+        page, offset = self.places[variable]
+        entry = home.directory.entries.get(page)  # type: ignore[union-attr]
+        owner = entry if 0 <= entry < MULTIPLE else HOME
+        return self.hosts[owner].memory.peek(page, offset)
+
+
+def _short(thing: object) -> str:
+    text = repr(thing)
+    for name in ("Access.", "first=", "count=", "access=", "content="):
+        text = text.replace(name, "")
+    return text if len(text) <= 200 else text[:197] + "..."
