@@ -20,7 +20,6 @@ from typing import Any, Final
 from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access, Discarded
-from supervisor.coherence.policy import OneWriterAtATime
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.code import CodeMap, CodeObject
 from supervisor.driver.core import Supervisor
@@ -47,6 +46,7 @@ from supervisor.driver.operations import Background, Native, Operation, Proceed,
 from supervisor.driver.placement import Placement
 from supervisor.driver.scratch import SCRATCH_SIZE, Scratch
 from supervisor.driver.thread import Thread
+from supervisor.driver.untrapped import OneWriterAtATime
 from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError, GuestDied, PeerError
 from supervisor.program import check_header
 from supervisor.syscalls import handlers

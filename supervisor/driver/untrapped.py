@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The policy for a program with code whose synchronization instructions do not trap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from supervisor.coherence.messages import PageDiff
+from supervisor.coherence.policy import SingleWriter
+
+
+class OneWriterAtATime(SingleWriter):
+    """Takes the place of another policy while the program runs.
+
+    No page becomes multiple-writer any more, and those that are do not stay so.
+    """
+
+    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
+        return [diff.page for diff in diffs]
