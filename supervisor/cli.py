@@ -86,9 +86,10 @@ def exec_command(
     from supervisor.run import Job, run_host
 
     options = launch.LaunchOptions(n, hosts, rendezvous, key_file, host_id, join_timeout)
-    plan = launch.plan(options, os.environ, tuple(sorted(os.sched_getaffinity(0))))
+    processors = tuple(sorted(os.sched_getaffinity(0)))
+    plan = launch.plan(options, os.environ, processors)
     is_virtual = isinstance(plan, VirtualPlan)
-    job = Job(program, list(arguments), policy, stats_path, verbose, is_virtual)
+    job = Job(program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors))
     if isinstance(plan, VirtualPlan):
         find_program(program)
         group = virtual.spawn(plan, lambda child_plan: run_host(child_plan, job))

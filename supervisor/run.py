@@ -25,7 +25,7 @@ from supervisor.driver.lender import Lender
 from supervisor.errors import EXIT_FAILURE, EXIT_SIGNAL_BASE, DsmsupError
 from supervisor.program import find_program
 from supervisor.tracee import ptrace
-from supervisor.tracee.priority import put_supervisor_first
+from supervisor.tracee.priority import put_first
 from supervisor.units import HOME, HostId
 
 STATISTICS_WAIT_S: Final = 2.0
@@ -43,6 +43,8 @@ class Job:
     verbose: bool = False
     virtual: bool = False
     """All hosts are of this machine and share one stderr: home speaks for them."""
+    processors: int = 0
+    """How many processors virtual hosts share out."""
 
     def tell(self, line: str) -> None:
         if self.verbose:
@@ -82,7 +84,7 @@ async def _run_host(
     membership = await assemble(plan, log=job.tell)
     events.block_signals()
     keep_freed_memory()
-    job.tell(f"host {membership.host_id}: scheduling: {put_supervisor_first()}")
+    job.tell(f"host {membership.host_id}: scheduling: {put_first()}")
     names = [info.hostname for info in membership.infos]
     try:
         if membership.host_id == HOME:
@@ -103,6 +105,7 @@ async def _run_home(
     cpus = [info.cpus for info in membership.infos]
     home = Home(membership.hosts, membership.links, names, cpus, job.policy, job.tell)
     home.on_child_exit = child_of
+    home.may_spin = _own_processors(job, membership)
     try:
         async with trio.open_nursery() as nursery:
             home.background = _background(nursery, home)
@@ -132,6 +135,7 @@ async def _run_lender(
     lender = Lender(
         membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell
     )
+    lender.may_spin = _own_processors(job, membership)
     try:
         try:
             lender.start(plan.cpus)
@@ -145,6 +149,18 @@ async def _run_lender(
     if lender.trouble is not None and not job.virtual:
         say(str(lender.trouble))
     return lender.exit_status
+
+
+def _own_processors(job: Job, membership: Membership) -> bool:
+    """Does no other host of the run share this one's processors?
+
+    Virtual hosts each get processors of their own unless there are too few;
+    hosts of a cluster that are on one machine may share any.
+    """
+    if job.virtual:
+        return job.processors >= membership.hosts
+    names = [info.hostname for info in membership.infos]
+    return names.count(names[membership.host_id]) == 1
 
 
 def _background(

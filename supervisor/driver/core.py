@@ -129,6 +129,8 @@ class Supervisor:
         """Stops that were taken while waiting for another; handled with the next batch."""
         self.several_writers = policy != "single-writer" and hosts > 1
         self._next_tick = 0.0
+        self.may_spin = False
+        """No other host of the run uses this host's processors."""
         self._flush_wanted: set[HostId] = set()
         self.events.on_children = self._on_children
         for peer, link in links.items():
@@ -235,6 +237,8 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._next_tick = 0.0
+        self.may_spin = False
+        """No other host of the run uses this host's processors."""
         self.step(Tick(int(time.monotonic() * 1e6)))
 
     def _arm(self, armed: bool) -> None:
@@ -782,13 +786,19 @@ class Supervisor:
             self.run_ready()
         self.flush_links()
 
+    def _computing(self) -> bool:
+        """Has a thread of this host the processor to use (or may, for all we know)?"""
+        return any(
+            not thread.stopped and thread.native is None for thread in self.threads.values()
+        )
+
     async def run(self) -> None:
         while not self.finished:
             try:
                 self.settle()
                 if self.finished:
                     break
-                await self.events.wait()
+                await self.events.wait(self.may_spin and not self._computing())
             except GuestDied as error:
                 self.guest_died(error)
             except DsmsupError as error:

@@ -24,6 +24,8 @@ import trio
 
 USER_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _SIGNALFD_INFO_SIZE: Final = 128
+_SIGNALFD_READ: Final = _SIGNALFD_INFO_SIZE * 8
+SPIN_S: Final = 0.0005
 BRIEF_S: Final = 0.002
 YIELD_S: Final = 0.1
 
@@ -80,7 +82,7 @@ class Events:
     def _read_signals(self, _interest: int) -> None:
         while True:
             try:
-                data = os.read(self._signals, _SIGNALFD_INFO_SIZE * 16)
+                data = os.read(self._signals, _SIGNALFD_READ)
             except BlockingIOError:
                 return
             for at in range(0, len(data), _SIGNALFD_INFO_SIZE):
@@ -89,6 +91,8 @@ class Events:
                     self.on_children()
                 else:
                     self.on_user_signal(number, code > 0)
+            if len(data) < _SIGNALFD_READ:
+                return
 
     def _run_due(self) -> None:
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
@@ -103,8 +107,11 @@ class Events:
                 handler(interest)
         return bool(ready)
 
-    async def wait(self) -> None:
+    async def wait(self, spin: bool) -> None:
         """Sleep until something is ready or due, then handle it.
+
+        With `spin`, do not sleep at first: the processor has nothing else to do,
+        and to wake one that has gone idle costs more than handling a page fault.
 
         First in the epoll set itself: a pass through trio's scheduler costs as
         much as handling a page fault. It gets its turn when nothing has come for
@@ -114,6 +121,12 @@ class Events:
         now = time.monotonic()
         timeout = self._deadlines[0][0] - now if self._deadlines else 3600.0
         if not self.background and now < self._yield_due:
+            if spin:
+                end = now + min(timeout, SPIN_S)
+                while time.monotonic() < end:
+                    if self._handle(0):
+                        self._run_due()
+                        return
             handled = self._handle(max(0.0, min(timeout, BRIEF_S)))
             if handled or timeout <= BRIEF_S:
                 self._run_due()

@@ -653,7 +653,7 @@ class Home(Supervisor):
         while not all(host in self.host_statistics for host in self.links):
             try:
                 self.settle()
-                await self.events.wait()
+                await self.events.wait(False)
             except DsmsupError:
                 pass  # the run is over: the guest is gone, or a host that has nothing to tell
 

@@ -11,7 +11,7 @@ import os
 import signal
 
 from supervisor.errors import DsmsupError, GuestDied
-from supervisor.tracee import control, inject, ptrace
+from supervisor.tracee import control, inject, priority, ptrace
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.memory import GuestMemory
@@ -139,6 +139,7 @@ def _park(tid: int, block: ControlBlock, memory_descriptor: int) -> Agent:
     stop = wait_for(tid)
     if stop.kind is not StopKind.SIGNAL or stop.detail != signal.SIGTRAP:
         raise GuestDied("the guest process died while it was being set up")
+    priority.put_first(tid)
     agent = Agent(tid, block, memory_descriptor)
     kept = memory_descriptor
     agent.check(

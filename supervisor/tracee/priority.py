@@ -26,10 +26,13 @@ _SCHED_FLAG_RESET_ON_FORK = 0x01
 _SHORTEST_SLICE_NS = 100_000
 
 
-def put_supervisor_first() -> str:
-    """Raise this process's urgency, not its children's; says how."""
+def put_first(task: int = 0) -> str:
+    """Raise a task's urgency (0: this process's), not its children's; says how.
+
+    For the supervisor, and for the agents that run its system calls while it waits.
+    """
     try:
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        os.sched_setscheduler(task, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
         return "real-time"
     except OSError:
         pass
@@ -39,6 +42,6 @@ def put_supervisor_first() -> str:
     )
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     with contextlib.suppress(OSError):
-        ptrace.raw_syscall(_SYS_SCHED_SETATTR, 0, ctypes.addressof(buffer), 0)
+        ptrace.raw_syscall(_SYS_SCHED_SETATTR, task, ctypes.addressof(buffer), 0)
         return "shortest slice"
     return "as any other"
