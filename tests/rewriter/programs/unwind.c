@@ -5,6 +5,7 @@
  * Then a thread that does nothing but locked instructions is cancelled
  * asynchronously; its cleanup handler must run.
  *
+ * With an argument it steps through nothing, for debuggers.
  * Maps the page of the armed byte itself, so it also runs without a launcher.
  */
 #define _GNU_SOURCE
@@ -18,7 +19,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-int main(void);
+int main(int argc, char **argv);
 static long counter, steps, elsewhere, lost;
 static char *text_end;
 extern char etext;
@@ -89,12 +90,15 @@ static void *spin(void *p)
 	return NULL;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	void *first[4];
 	struct sigaction action = {.sa_sigaction = step, .sa_flags = SA_SIGINFO | SA_NODEFER};
 	mmap((void *)0x102000, 4096, PROT_READ | PROT_WRITE,
 	     MAP_FIXED_NOREPLACE | MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
+	(void)argv;
+	if (argc > 1)
+		return outer(5) == 100 ? 0 : 1;
 	text_end = &etext;
 	backtrace(first, 4);
 	sigaction(SIGTRAP, &action, NULL);

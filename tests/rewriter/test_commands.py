@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`dsmsup rewrite`, `sites` and `cache`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from rewriter.cache import rewritten
+from rewriter.commands import commands
+from tests.rewriter.conftest import Compile
+
+
+@pytest.fixture
+def plugin(compile_program: Compile) -> Path:
+    return compile_program("plugin.c", "-shared", "-fPIC", "-g")
+
+
+def _run(*arguments: str) -> Result:
+    group = click.Group(commands={c.name or "": c for c in commands})
+    return CliRunner().invoke(group, list(arguments))
+
+
+def test_rewrite(plugin: Path, tmp_path: Path, cache: Path) -> None:
+    out = tmp_path / "out.so"
+    done = _run("rewrite", str(plugin), "-o", str(out))
+    assert done.exit_code == 0
+    assert done.output.startswith(f"{out}: 2 sites, ")
+    assert out.read_bytes() == Path(rewritten(plugin, cache).path).read_bytes()
+    assert out.stat().st_mode & 0o777 == plugin.stat().st_mode & 0o777
+
+
+def test_rewrite_options(plugin: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.so"
+    assert (
+        _run("rewrite", str(plugin), "-o", str(out), "--armed-address", "0x105000").exit_code == 0
+    )
+    assert (0x105000).to_bytes(4, "little") in out.read_bytes()
+    done = _run("rewrite", str(plugin), "-o", str(out), "--armed-address", "0x100000000")
+    assert done.exit_code == 2
+    assert _run("rewrite", str(plugin), "-o", str(out), "--always-trap", "xchg").exit_code == 0
+
+
+def test_rewrite_text(tmp_path: Path) -> None:
+    source, out = tmp_path / "a.s", tmp_path / "b.s"
+    source.write_text("\tlock incl x\n")
+    done = _run("rewrite", str(source), "-o", str(out))
+    assert (done.exit_code, done.output) == (0, f"{out}: 1 sites\n")
+    assert out.read_text() == "\t.byte 0x8e,0xc8\n\tlock incl x\n"
+
+
+def test_sites(plugin: Path) -> None:
+    done = _run("sites", str(plugin))
+    assert done.exit_code == 0
+    assert "lock" in done.output and "bump" in done.output and "plugin.c:7" in done.output
+    rows = json.loads(_run("sites", str(plugin), "--json").output)
+    assert {r["kind"] for r in rows["sites"]} == {"lock", "xchg"}
+    assert all(r["function"] == "bump" and r["line"].startswith("plugin.c:") for r in rows["sites"])
+    assert sum(rows["tactics"].values()) == len(rows["sites"])
+
+
+def test_refusals(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("hello\n")
+    out = tmp_path / "out"
+    for command in (["rewrite", str(text), "-o", str(out)], ["sites", str(text)]):
+        done = _run(*command)
+        assert (done.exit_code, done.output) == (125, f"dsmsup: {text}: not an ELF file\n")
+    absent = str(tmp_path / "absent")
+    done = _run("sites", absent)
+    assert (done.exit_code, done.output) == (127, f"dsmsup: {absent}: No such file or directory\n")
+    assert not out.exists()
+
+
+def test_unwritable_output(plugin: Path, tmp_path: Path) -> None:
+    done = _run("rewrite", str(plugin), "-o", str(tmp_path / "no" / "out"))
+    assert done.exit_code in (125, 127) and done.output.startswith("dsmsup: ")
+    assert len(done.output.splitlines()) == 1
+
+
+def test_cache(plugin: Path, tmp_path: Path) -> None:
+    place = str(tmp_path / "cache")
+    assert _run("cache", "--dir", place, "show").output == f"{place}: 0 entries, 0 bytes\n"
+    r = rewritten(plugin, place)
+    shown = json.loads(_run("cache", "--dir", place, "show", "--json").output)
+    assert [e["name"] for e in shown["entries"]] == [str(plugin)]
+    assert _run("cache", "--dir", place, "verify").exit_code == 0
+    Path(r.path).write_bytes(b"")
+    done = _run("cache", "--dir", place, "verify")
+    assert done.exit_code == 1 and "damaged" in done.output
+    assert "1 entries removed" in _run("cache", "--dir", place, "prune").output
+    rewritten(plugin, place)
+    assert "1 entries removed" in _run("cache", "--dir", place, "prune", "--all").output
+    assert _run("cache", "--dir", place, "show").output == f"{place}: 0 entries, 0 bytes\n"

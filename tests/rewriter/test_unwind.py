@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Unwinding and debugging from inside trampolines."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rewriter.cache import rewritten
+from tests.rewriter.conftest import Compile
+
+
+def test_every_instruction_of_a_trampoline_unwinds(compile_program: Compile, cache: Path) -> None:
+    """Stepped one by one, and cancelled asynchronously: as natively."""
+    program = compile_program("unwind.c", "-g", "-pthread")
+    new = rewritten(program, cache).path
+    seen = []
+    for path in (str(program), new):
+        done = subprocess.run([path], capture_output=True, text=True, timeout=60)
+        counts = re.search(r"steps (\d+) trampoline (\d+) lost (\d+)", done.stderr)
+        assert counts is not None
+        seen.append((done.returncode, done.stdout, *(int(g) for g in counts.groups())))
+    (status, out, _, none, lost), (new_status, new_out, _, inside, new_lost) = seen
+    assert (new_status, new_out) == (status, out) == (0, "sum 100\ncancelled 1 cleaned 1\n")
+    assert none == 0 and inside > 100
+    assert new_lost == lost
+
+
+def test_binutils_show_trampolines(compile_program: Compile, cache: Path) -> None:
+    new = rewritten(compile_program("unwind.c", "-g", "-pthread"), cache).path
+
+    def said(*command: str) -> str:
+        done = subprocess.run([*command, new], capture_output=True, text=True, check=True)
+        assert "arning" not in done.stderr, done.stderr
+        return done.stdout
+
+    names = re.findall(r"^[0-9a-f]+ \w (\S+\.dsm\.[0-9a-f]+)$", said("nm"), re.MULTILINE)
+    assert any(n.startswith("inner") for n in names) and len(names) >= 6
+    listing = said("objdump", "-d", "-j", ".dsm.text")
+    assert listing.count("mov    %eax,%cs") == 10
+    assert "lock xadd" in listing and names[0] in listing
+    assert "FDE" in said("readelf", "--debug-dump=frames")
+    notes = said("readelf", "-n")
+    assert "Build ID" in notes
+
+
+def test_gdb_backtrace(compile_program: Compile, cache: Path, tmp_path: Path) -> None:
+    """gdb stops in the middle of a check and sees the callers."""
+    if shutil.which("gdb") is None:
+        pytest.skip("gdb is not installed")
+    r = rewritten(compile_program("unwind.c", "-g", "-pthread", "-no-pie"), cache)
+    site = next(t for t in r.traps.values() if "inner" in t.function)
+    trap = next(at for at, t in r.traps.items() if t == site)
+    # The armed byte is clear: the last instruction before the native one is the second lea.
+    before = site.native - 8
+    assert trap < before
+    commands = ["set confirm off", f"break *{before:#x}", "run unstepped", "bt", "kill"]
+    arguments = [x for c in commands for x in ("-ex", c)]
+    done = subprocess.run(
+        ["gdb", "-batch", "-nx", *arguments, r.path], capture_output=True, text=True, timeout=60,
+        cwd=tmp_path,
+    )  # fmt: skip
+    frames = re.findall(r"^#(\d+) .*?(\w[\w.]*) \(", done.stdout, re.MULTILINE)
+    names = [name for _, name in frames]
+    assert any("dsm" in n for n in names[:1]), done.stdout + done.stderr
+    assert "outer" in names and "main" in names
