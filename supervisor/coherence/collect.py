@@ -99,14 +99,12 @@ def _reach_ahead(
             if host != HOME:
                 continue
         elif rule.home_keeps is not None and host != HOME:
-            if rule.invalidate and dir_.sharers(ahead.value) & ~(1 << host | 1):
+            if rule.invalidate and not _worth_invalidating(transaction, ahead.value):
                 continue
             spans = pages.unpinned_part(ahead.first, ahead.count, rule.home_keeps)
             if transaction.streak == 0:
                 spans = _never_touched(home, access, kind, spans)
-        elif rule.invalidate and (
-            transaction.streak == 0 or dir_.sharers(ahead.value) & ~(1 << host | 1)
-        ):
+        elif rule.invalidate and not _worth_invalidating(transaction, ahead.value):
             continue
         for span in spans:
             for got in home.directory.try_lock(transaction, span.first, span.count):
@@ -115,6 +113,12 @@ def _reach_ahead(
                     append_run(recalls[owner][1], got.first, got.count, rule.owner_keeps)
                 elif rule.home_keeps is not None and host != HOME:
                     append_run(transaction.lower, got.first, got.count, rule.home_keeps)
+
+
+def _worth_invalidating(transaction: Transaction, entry: int) -> bool:
+    """Whether a page that hosts can read is worth taking for a stream of writes."""
+    others = dir_.sharers(entry) & ~(1 << transaction.host | 1)
+    return transaction.streak >= (DOWNGRADE_STREAK if others else 1)
 
 
 def _never_touched(home: Home, access: Access, kind: Holding, spans: list[Span]) -> list[Span]:

@@ -138,7 +138,11 @@ class Node:
     def allows(self, first: int, count: int, access: Access) -> bool:
         return self.pages.allows(first, count, access)
 
-    def satisfied(self, needs: tuple[Run, ...]) -> bool:
+    def satisfied(self, needs: tuple[Run, ...], locked: bool = False) -> bool:
+        """Whether an access could go on now; `locked`: that of a bus-locked instruction,
+        which a multiple-writer page does not satisfy even where it may be written."""
+        if locked and self.buffer.multiple and any(self._multiple_in(need) for need in needs):
+            return False
         return self.pages.satisfied(needs)
 
     @property
