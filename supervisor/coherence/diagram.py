@@ -46,7 +46,7 @@ def _next_state(holding: Holding, rule: Rule) -> str:
 
 def mermaid() -> str:
     """A state diagram of one page's directory entry."""
-    arrows: dict[tuple[str, str], list[str]] = {("[*]", "Exclusive"): ["untouched: at home"]}
+    arrows: dict[tuple[str, str], list[str]] = {("[*]", "Exclusive"): ["untouched, at home"]}
     for (want, holding), rule in RULES.items():
         arrow = (_STATE[holding], _next_state(holding, rule))
         label = f"{want.value}, {holding.value}"
@@ -55,7 +55,7 @@ def mermaid() -> str:
     for state in ("Exclusive", "Shared"):
         arrows.setdefault((state, "MultipleWriter"), []).append("write, where the policy says so")
     for state in ("Shared", "MultipleWriter"):
-        arrows.setdefault((state, "Exclusive"), []).append("discarded: at home, zeros")
+        arrows.setdefault((state, "Exclusive"), []).append("discarded, at home, zeros")
     lines = ["stateDiagram-v2"]
     for (source, target), labels in arrows.items():
         lines += [f"    {source} --> {target}: {label}" for label in labels]

@@ -117,7 +117,8 @@ class Home:
     def _fetch_from(self, host: HostId, message: Fetch) -> None:
         if message.locked:
             for need in message.needs:
-                self.node.policy.locked(need.first, need.count)
+                if need.access == Access.WRITE:
+                    self.node.policy.locked(need.first, need.count)
         self._open(
             Transaction(
                 host,
@@ -215,7 +216,12 @@ class Home:
     def surrenders(self, page: int) -> bool:
         """A transaction is taking every copy of this multiple-writer page away."""
         holder = self.directory.locks.get(page)
-        return holder is not None and holder.locked and holder.collecting
+        if holder is None or not (holder.locked and holder.collecting):
+            return False
+        return any(
+            need.access == Access.WRITE and need.first <= page < need.first + need.count
+            for need in holder.needs
+        )
 
     # Discarding ---------------------------------------------------------------
 

@@ -141,9 +141,7 @@ class Node:
     def satisfied(self, needs: tuple[Run, ...], locked: bool = False) -> bool:
         """Whether an access could go on now; `locked`: that of a bus-locked instruction,
         which a multiple-writer page does not satisfy even where it may be written."""
-        if locked and self.buffer.multiple and any(self._multiple_in(need) for need in needs):
-            return False
-        return self.pages.satisfied(needs)
+        return self.pages.satisfied(needs) and not (locked and self._stores_multiple(needs))
 
     @property
     def armed(self) -> bool:
@@ -216,7 +214,7 @@ class Node:
         needs = demand.needs
         stores, busy = [], False
         if self.buffer.multiple and any(self._multiple_in(need) for need in needs):
-            if demand.locked:
+            if demand.locked and self._stores_multiple(needs):
                 return False
             for need in needs:
                 for page in range(need.first, need.first + need.count):
@@ -243,6 +241,12 @@ class Node:
         self.pages.pins[requester] = needs
         self.emit(Resume(requester))
         return True
+
+    def _stores_multiple(self, needs: tuple[Run, ...]) -> bool:
+        """Whether a page to be written is multiple-writer."""
+        return bool(self.buffer.multiple) and any(
+            self._multiple_in(need) for need in needs if need.access == Access.WRITE
+        )
 
     def _multiple_in(self, need: Run) -> bool:
         pages = range(need.first, need.first + need.count)

@@ -109,13 +109,18 @@ QUIET_FLUSHES: Final = 32
 """Flushes of a page by one host alone after which it is single-writer again."""
 
 SLOW_FLUSH_US: Final = 17_000
-SLOW_FLUSHES: Final = 6
+SLOW_FLUSHES: Final = 3
 """So many flushes in a row of one page, each so long after the same host's last one:
 the hosts do not write all the time but wait for each other (or seldom write), and
 single-writer mode passes their stores on sooner than a flush at the deadline."""
 
 LOCK_PENALTY: Final = 64
 """Bounces a page that a bus-locked instruction touched must sit through first."""
+
+MISTAKE_FACTOR: Final = 4
+MISTAKE_PENALTY_MAX: Final = 1 << 16
+"""Each time that multiple-writer mode proved wrong for a page, it has to bounce so many
+times longer before it is tried again."""
 
 
 @dataclass(slots=True)
@@ -126,6 +131,7 @@ class _Bouncing:
     last_us: int = 0
     written: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     penalty: int = 0
+    mistakes: int = 0
 
 
 @dataclass(slots=True)
@@ -169,7 +175,8 @@ class Adaptive(SingleWriter):
     def locked(self, first: int, count: int) -> None:
         for page in range(first, first + count):
             seen = self._bouncing.setdefault(page, _Bouncing())
-            seen.count, seen.written, seen.penalty = 0, {}, LOCK_PENALTY
+            seen.count, seen.written = 0, {}
+            seen.penalty = max(seen.penalty, LOCK_PENALTY)
             if self._flushed.pop(page, None) is not None:
                 self.made_single += 1
 
@@ -220,7 +227,11 @@ class Adaptive(SingleWriter):
         seen.slow = seen.slow + 1 if late else 0
         seen.at_us[host] = now_us
         if overlapping or seen.slow >= SLOW_FLUSHES:
-            self._bouncing.setdefault(diff.page, _Bouncing()).penalty = LOCK_PENALTY
+            bouncing = self._bouncing.setdefault(diff.page, _Bouncing())
+            bouncing.penalty = min(
+                LOCK_PENALTY * MISTAKE_FACTOR**bouncing.mistakes, MISTAKE_PENALTY_MAX
+            )
+            bouncing.mistakes = min(bouncing.mistakes + 1, 16)
             return True
         return seen.alone >= QUIET_FLUSHES
 

@@ -52,6 +52,7 @@ class Recalling:
 
 
 def wanted(transaction: Transaction, access: Access) -> Want:
-    if transaction.locked:
-        return Want.LOCK
-    return Want.READ if access == Access.READ else Want.WRITE
+    """What a bus-locked instruction only reads (its own code) is read as by any other."""
+    if access == Access.READ:
+        return Want.READ
+    return Want.LOCK if transaction.locked else Want.WRITE
