@@ -154,6 +154,13 @@ _PINNED: Final = frozenset(
 _FILLERS: Final = frozenset({Mnemonic.NOP, Mnemonic.INT3})
 
 
+_FLAG_WRITERS: Final = frozenset(
+    {Mnemonic.ADD, Mnemonic.SUB, Mnemonic.AND, Mnemonic.OR, Mnemonic.XOR, Mnemonic.CMP,
+     Mnemonic.TEST, Mnemonic.NEG, Mnemonic.XADD, Mnemonic.CMPXCHG}
+)  # fmt: skip
+"""They write every arithmetic flag whatever their operands; shifts may write none."""
+
+
 class Insn(NamedTuple):
     """One instruction in detail. Addresses are link-time.
 
@@ -171,6 +178,9 @@ class Insn(NamedTuple):
     filler: bool
     stops: bool
     """control never runs past it: hlt, ud2, int3, iret"""
+    reads_flags: bool
+    writes_flags: bool
+    """all of them, always"""
 
     @property
     def length(self) -> int:
@@ -213,4 +223,5 @@ def details(bits: int, data: bytes, start: int) -> Iterator[Insn]:
         yield Insn(
             start + at, raw, flow, target, displacement, kind_of(ins),
             ins.mnemonic in _FILLERS, ins.mnemonic in _STOPS,
+            ins.rflags_read != 0, ins.mnemonic in _FLAG_WRITERS,
         )  # fmt: skip

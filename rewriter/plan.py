@@ -94,9 +94,11 @@ def make_plan(elf: Elf, options: Options) -> Plan:
     return plan
 
 
-def _checks(options: Options, bits: int) -> Callable[[Kind], Check]:
-    usual = check(bits, options.armed_address)
-    return lambda kind: always(bits) if kind in options.always_trap else usual
+def _checks(options: Options, bits: int) -> Callable[[Kind, bool], Check]:
+    """The check of a kind of site, by whether it may overwrite flags."""
+    forms = {light: check(bits, options.armed_address, light) for light in (False, True)}
+    trap = always(bits)
+    return lambda kind, light: trap if kind in options.always_trap else forms[light]
 
 
 def _freedom(patch: Patch) -> tuple[int, int]:

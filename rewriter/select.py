@@ -29,7 +29,7 @@ _REACH: Final = 132
 _PADDING_MAX: Final = 64
 
 
-def select_patches(code: Code, checks: Callable[[Kind], Check]) -> list[Patch]:
+def select_patches(code: Code, checks: Callable[[Kind, bool], Check]) -> list[Patch]:
     """A patch for every site, ascending; Unsupported when one cannot be diverted soundly."""
     splits = {t for s in code.swept.values() for t in s.targets}
     taken = _Taken()

@@ -71,7 +71,7 @@ class Place:
     splits: set[int]
     floor: int
     ceiling: int
-    check: Callable[[Kind], Check]
+    check: Callable[[Kind, bool], Check]
     pads: Pads
     occupied: Callable[[int, int], bool]
     safe: bool
@@ -84,8 +84,24 @@ class Place:
 
     def piece(self, insn: Insn) -> Piece:
         """An instruction as a step of a trampoline; a site brings its check."""
-        check = self.check(insn.kind) if insn.kind is not None else None
-        return Piece(insn.address, insn, check)
+        if insn.kind is None:
+            return Piece(insn.address, insn)
+        return Piece(insn.address, insn, self.check(insn.kind, self.flags_are_dead(insn)))
+
+    def flags_are_dead(self, site: Insn) -> bool:
+        """Whether the flags before a site are overwritten, by it or after it, before any use."""
+        if site.reads_flags:
+            return False
+        if site.writes_flags:
+            return True
+        for insn in self.insns:
+            if insn.address < site.end:
+                continue
+            if insn.reads_flags or insn.flow is not Flow.NEXT:
+                return False
+            if insn.writes_flags:
+                return True
+        return False
 
     def is_entry(self, insn: Insn) -> bool:
         """Whether something may jump to the instruction, or into its prefix."""

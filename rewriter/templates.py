@@ -9,8 +9,11 @@ Between the trampoline's entry and the native instruction stands the check:
   looked at by whoever handles the trap. Skipping the two bytes goes on to the
   native instruction as well.
 
-Flags must survive, so nothing here writes them: `lea` moves the stack pointer
-past the red zone, `jrcxz` tests. (`pushf` and `popf` would cost 3 ns more.)
+Where flags must survive, nothing in the check writes them: `lea` moves the
+stack pointer past the red zone, `jrcxz` tests. (`pushf` and `popf` would cost 3
+ns more.) Where the instruction itself, or one soon after it, overwrites all of
+them unread, as most locked ones do, a plain compare is enough and needs neither
+register nor stack: the light form.
 
 keystone 0.9.2 takes an absolute address for a rip-relative one without a word
 (`(,%riz,1)` says absolute), and a number without `0x` for a hexadecimal one.
@@ -28,7 +31,14 @@ from rewriter.kinds import TRAP
 RED_ZONE: Final = 128
 
 _SOURCE: Final = {
-    64: (
+    (64, True): (
+        "cmpb $0x0, {armed:#x}(,%riz,1)",
+        "je native",
+        ".byte 0x8e, 0xc8",
+        "native:",
+    ),
+    (32, True): ("cmpb $0x0, {armed:#x}", "je native", ".byte 0x8e, 0xc8", "native:"),
+    (64, False): (
         "lea -0x80(%rsp), %rsp",
         "push %rcx",
         "movzbl {armed:#x}(,%riz,1), %ecx",
@@ -41,8 +51,8 @@ _SOURCE: Final = {
         "lea 0x80(%rsp), %rsp",
         "native:",
     ),
-    # No red zone, and no way to call far below the stack pointer: push suffices.
-    32: (
+    # No red zone: push suffices.
+    (32, False): (
         "push %ecx",
         "movzbl {armed:#x}, %ecx",
         "jecxz clear",
@@ -54,18 +64,22 @@ _SOURCE: Final = {
     ),
 }
 _DEPTHS: Final = {
-    64: (0, 128, 136, 136, 136, 128, 0, 0, 136, 128),
-    32: (0, 4, 4, 4, 0, 0, 4),
+    (64, True): (0, 0, 0),
+    (32, True): (0, 0, 0),
+    (64, False): (0, 128, 136, 136, 136, 128, 0, 0, 136, 128),
+    (32, False): (0, 4, 4, 4, 0, 0, 4),
 }
 """How far below the program's stack pointer ours is, before each instruction."""
 
 _EXPECTED: Final = {
-    64: (
+    (64, True): ("cmpb $0x0,{armed:#x}", "je {native:#x}", "xchg %ax,%ax"),
+    (32, True): ("cmpb $0x0,{armed:#x}", "je {native:#x}", "xchg %ax,%ax"),
+    (64, False): (
         "lea -0x80(%rsp),%rsp", "push %rcx", "movzbl {armed:#x},%ecx", "jrcxz {clear:#x}",
         "pop %rcx", "lea 0x80(%rsp),%rsp", "xchg %ax,%ax", "jmp {native:#x}", "pop %rcx",
         "lea 0x80(%rsp),%rsp",
     ),
-    32: (
+    (32, False): (
         "push %ecx", "movzbl {armed:#x},%ecx", "jecxz {clear:#x}", "pop %ecx", "xchg %ax,%ax",
         "jmp {native:#x}", "pop %ecx",
     ),
@@ -86,13 +100,17 @@ class Check:
 
 
 @lru_cache(maxsize=8)
-def check(bits: int, armed_address: int) -> Check:
-    """Assemble the check for an armed byte at `armed_address` (below 2 GiB)."""
+def check(bits: int, armed_address: int, light: bool) -> Check:
+    """Assemble the check for an armed byte at `armed_address` (below 2 GiB).
+
+    `light`: flags may be overwritten.
+    """
     if not 0 <= armed_address < 1 << 31:
         raise ValueError(f"the armed byte's address {armed_address:#x} needs more than 31 bits")
-    code = _assemble(bits, "\n".join(_SOURCE[bits]).format(armed=armed_address))
-    offsets = _verify(bits, code, armed_address)
-    return Check(code, code.index(TRAP), tuple(zip(offsets, _DEPTHS[bits], strict=True)))
+    form = (bits, light)
+    code = _assemble(bits, "\n".join(_SOURCE[form]).format(armed=armed_address))
+    offsets = _verify(form, code, armed_address)
+    return Check(code, code.index(TRAP), tuple(zip(offsets, _DEPTHS[form], strict=True)))
 
 
 @lru_cache(maxsize=2)
@@ -116,7 +134,7 @@ def _assemble(bits: int, text: str) -> bytes:
     return bytes(code)
 
 
-def _verify(bits: int, code: bytes, armed: int) -> list[int]:
+def _verify(form: tuple[int, bool], code: bytes, armed: int) -> list[int]:
     """Offsets of the check's instructions; AssertionError when the bytes are not the check."""
     from iced_x86 import Decoder, Formatter, FormatterSyntax
 
@@ -129,11 +147,11 @@ def _verify(bits: int, code: bytes, armed: int) -> list[int]:
     formatter.small_hex_numbers_in_decimal = False
     # The decoder rightly knows no `mov %eax,%cs`: a nop as long stands for it.
     assert code.count(TRAP) == 1
-    instructions = list(Decoder(bits, code.replace(TRAP, b"\x66\x90")))
+    instructions = list(Decoder(form[0], code.replace(TRAP, b"\x66\x90")))
     offsets = [i.ip for i in instructions]
-    pops = [i.ip for i, text in zip(instructions, _EXPECTED[bits], strict=True) if "pop" in text]
-    values = {"armed": armed, "clear": pops[-1], "native": len(code)}
-    for i, text in zip(instructions, _EXPECTED[bits], strict=True):
+    pops = [i.ip for i, text in zip(instructions, _EXPECTED[form], strict=True) if "pop" in text]
+    values = {"armed": armed, "clear": pops[-1] if pops else 0, "native": len(code)}
+    for i, text in zip(instructions, _EXPECTED[form], strict=True):
         seen = formatter.format(i)
         wanted = text.format(**values)
         assert seen == wanted, f"the assembler made {seen!r} of {wanted!r}"

@@ -29,11 +29,15 @@ from iced_x86 import (
 from rewriter.cache import Rewritten
 
 CHECKS = {
-    64: (
+    (64, True): ("cmpb $0x0,0x102000", "je", "TRAP"),
+    (32, True): ("cmpb $0x0,0x102000", "je", "TRAP"),
+    (64, False): (
         "lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0x102000,%ecx", "jrcxz", "pop %rcx",
         "lea 0x80(%rsp),%rsp", "TRAP", "jmp", "pop %rcx", "lea 0x80(%rsp),%rsp",
     ),
-    32: ("push %ecx", "movzbl 0x102000,%ecx", "jecxz", "pop %ecx", "TRAP", "jmp", "pop %ecx"),
+    (32, False): (
+        "push %ecx", "movzbl 0x102000,%ecx", "jecxz", "pop %ecx", "TRAP", "jmp", "pop %ecx",
+    ),
 }  # fmt: skip
 TRAP = b"\x8e\xc8"
 MARKS = (b"\xf0", b"\x86", b"\x87", b"\x0f\xa2", b"\x0f\xae", b"\x0f\x01\xe8")
@@ -266,10 +270,13 @@ class Checker:
     def _check_end(self, new: int, old: int) -> int:
         """The address past a whole check that stands at `new`, 0 when none does."""
         raw = self.new.read(new, 64)
-        if not raw.startswith((b"\x48\x8d\x64\x24\x80\x51", b"\x51\x0f\xb6\x0d")):
+        light = raw.startswith((b"\x80\x3c\x25\0\x20\x10\0", b"\x80\x3d\0\x20\x10\0"))
+        if not light and not raw.startswith((b"\x48\x8d\x64\x24\x80\x51", b"\x51\x0f\xb6\x0d")):
             return 0
+        if light:
+            self._need(self._flags_are_dead(old), new, "a check overwrites flags")
         at, trap = new, 0
-        texts = CHECKS[self.bits]
+        texts = CHECKS[self.bits, light]
         branches = []
         for text in texts:
             if text == "TRAP":
@@ -285,10 +292,27 @@ class Checker:
             at = ins.next_ip
         site = self.result.traps.get(trap)
         self._need(site is not None and site.address == old, trap, "not in the map")
-        last = len(texts) - texts[::-1].index("jmp")
-        clear = at - sum(1 if t.startswith("pop") else 8 for t in texts[last:])
-        self._need(branches == [clear, at], new, "a branch of the check goes astray")
+        wanted = [at]
+        if not light:
+            last = len(texts) - texts[::-1].index("jmp")
+            wanted = [at - sum(1 if t.startswith("pop") else 8 for t in texts[last:]), at]
+        self._need(branches == wanted, new, "a branch of the check goes astray")
         return at
+
+    def _flags_are_dead(self, at: int) -> bool:
+        """Whether from `at` on every arithmetic flag is written before any is read."""
+        alive = 0x3F
+        for _ in range(12):
+            ins = self._decode(self.old, at)
+            if ins.rflags_read & alive:
+                return False
+            alive &= ~ins.rflags_modified
+            if not alive:
+                return True
+            if ins.flow_control != FlowControl.NEXT:
+                return False
+            at = ins.next_ip
+        return False
 
     def _decode(self, image: Image, at: int) -> Instruction:
         raw = image.read(at, LONGEST)

@@ -45,6 +45,14 @@ CASES = {
     "red-zone": "movl $4, -8(%rsp)\n mov $7, %eax\n lock xadd %eax, -8(%rsp)\n add -8(%rsp), %eax",
     "flags": "xor %eax, %eax\n stc\n mov $1, %ecx\n xchg %ecx, (%rdi)\n adc $0, %eax\n"
     " std\n mfence\n pushfq\n pop %rdx\n cld\n shr $10, %edx\n and $1, %edx\n add %edx, %eax",
+    "flags-kept-by-inc": "stc\n lock incl (%rdi)\n mov $0, %eax\n adc (%rdi), %eax",
+    "flags-read-by-adc": "stc\n lock adcl $3, (%rdi)\n mov (%rdi), %eax",
+    "flags-kept-by-xchg": "stc\n mov $3, %eax\n xchg %eax, (%rdi)\n mov $0, %ecx\n"
+    " mov (%rdi), %edx\n adc %edx, %eax",
+    "flags-kept-by-shift": "stc\n mov $3, %eax\n mov $0, %ecx\n xchg %eax, (%rdi)\n"
+    " shl %cl, %edx\n adc $0, %eax",
+    "flags-bit-test": "xor %eax, %eax\n lock btsl $0, (%rdi)\n adc $4, %eax\n"
+    " lock btrl $1, (%rdi)\n adc (%rdi), %eax",
     "fences": "mfence\n lfence\n sfence\n mov (%rdi), %eax",
     "cpuid": "push %rbx\n xor %eax, %eax\n cpuid\n pop %rbx\n mov $6, %eax",
     "byte-operands": "mov $7, %al\n mov $9, %ah\n lock xadd %ah, 1(%rdi)\n xchg %al, (%rdi)\n"
@@ -120,9 +128,10 @@ def test_always_is_a_bare_trap() -> None:
 
 
 @pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("light", [False, True])
 @pytest.mark.parametrize("armed", [0x1000, 0x102000, 0x7FFFFFFF])
-def test_check_is_what_it_says(bits: int, armed: int) -> None:
-    made = check(bits, armed)
+def test_check_is_what_it_says(bits: int, light: bool, armed: int) -> None:
+    made = check(bits, armed, light)
     assert made.code.count(TRAP) == 1
     assert made.code[made.trap : made.trap + 2] == TRAP
     assert made.code.count(armed.to_bytes(4, "little")) == 1
@@ -131,7 +140,7 @@ def test_check_is_what_it_says(bits: int, armed: int) -> None:
 
 def test_check_refuses_an_address_out_of_reach() -> None:
     with pytest.raises(ValueError, match="31 bits"):
-        check(64, 1 << 31)
+        check(64, 1 << 31, False)
 
 
 @pytest.mark.parametrize("held", [{1}, {2}, {3}, {4}, {1, 2}, {2, 3, 4}, {1, 2, 3, 4}])
