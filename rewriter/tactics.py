@@ -31,6 +31,7 @@ from rewriter.templates import Check
 
 SHORT_JUMP: Final = 2
 _ABSORB_MAX: Final = 4
+_LOOP_MAX: Final = 3
 _SHORT_BACK, _SHORT_FORWARD = -128, 127
 
 
@@ -173,6 +174,26 @@ def _extend(place: Place, first: int, last: int, need: int) -> int:
     return last
 
 
+def _with_loop(place: Place, first: int, last: int) -> int:
+    """The index of a branch back to the patch's start just behind it, else `last`.
+
+    A tight loop around a site then runs in the trampoline altogether, without a
+    jump there and back each time.
+    """
+    start = place.insns[first].address
+    if place.insns[last].flow in (Flow.JMP, Flow.END):
+        return last
+    for index in range(last + 1, min(last + 1 + _LOOP_MAX, len(place.insns))):
+        insn = place.insns[index]
+        if place.is_entry(insn) or not movable(insn) or insn.end > place.ceiling:
+            break
+        if insn.flow in (Flow.JMP, Flow.JCC) and insn.target == start:
+            return index
+        if insn.flow is not Flow.NEXT:
+            break
+    return last
+
+
 def lock_group(place: Place) -> Patch | None:
     """`je .+1; lock insn`: both the branch and the instruction, each path in the trampoline."""
     site, i = place.site, place.index
@@ -199,7 +220,7 @@ def direct(place: Place) -> Patch | None:
     site = place.site
     if site.length < JUMP or place.is_split(site) or site.address < place.floor:
         return None
-    pieces, inner, end = _cover(place, place.index, place.index)
+    pieces, inner, end = _cover(place, place.index, _with_loop(place, place.index, place.index))
     return Patch("direct", site.address, end, pieces, inner)
 
 
@@ -210,7 +231,7 @@ def following(place: Place) -> Patch | None:
     last = _extend(place, place.index, place.index, JUMP)
     if last < 0:
         return None
-    pieces, inner, end = _cover(place, place.index, last)
+    pieces, inner, end = _cover(place, place.index, _with_loop(place, place.index, last))
     return Patch("following", place.site.address, end, pieces, inner)
 
 
@@ -226,7 +247,7 @@ def preceding(place: Place) -> Patch | None:
             return None
         last = _extend(place, first, place.index, JUMP)
         if last >= 0:
-            pieces, inner, end = _cover(place, first, last)
+            pieces, inner, end = _cover(place, first, _with_loop(place, first, last))
             return Patch("preceding", insn.address, end, pieces, inner)
         if insn.address in place.entries:
             return None
