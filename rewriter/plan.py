@@ -154,6 +154,12 @@ def _overwrite(bits: int, patch: Patch, address: int) -> tuple[tuple[int, bytes]
     return ((patch.start, jump(patch.start, address) + fill * (size - JUMP)),)
 
 
+def _checked(p: PlacedPiece) -> int:
+    """The first address at which a thread has read the armed byte; 0 without a check."""
+    check = p.piece.check
+    return p.start + check.checked if check is not None and check.checked else 0
+
+
 def _record(plan: Plan, placed: Placed) -> None:
     """Enter a placed patch into the redirect map and the trap map."""
     patch = placed.patch
@@ -169,7 +175,7 @@ def _record(plan: Plan, placed: Placed) -> None:
         at = patch.start if in_place_trap else p.trap
         plan.traps[at] = TrapSite(
             piece.address, p.native, p.end - p.native, p.end, piece.insn.kind,
-            plan.code.function_at(piece.address),
+            plan.code.function_at(piece.address), _checked(p),
         )  # fmt: skip
     if patch.nop[0]:
         plan.redirects[patch.nop[0]] = patch.nop[1]

@@ -19,7 +19,8 @@ from typing import Any, Final, NamedTuple
 
 from rewriter.kinds import KINDS, Kind
 
-MAGIC: Final = b"DSMMAP\x01\0"
+MAGIC: Final = b"DSMMAP\x02\0"
+_COLUMNS: Final = 8
 _HEAD: Final = len(MAGIC) + 32 + 4
 
 
@@ -29,6 +30,10 @@ class TrapSite(NamedTuple):
     Whoever handles the trap resumes at `native`, where the original instruction
     (or its equivalent, rip-relative operand moved) stands, `length` bytes long;
     `after` is the address behind it. `address` is the instruction's own.
+
+    A thread whose instruction pointer is in [`checked`, `native`] has read the
+    armed byte but not yet begun the instruction: whoever sets the byte must see
+    to it. `checked` is 0 where no byte is read (the site always traps).
     """
 
     address: int
@@ -37,6 +42,7 @@ class TrapSite(NamedTuple):
     after: int
     kind: Kind
     function: str
+    checked: int
 
 
 class Extra(NamedTuple):
@@ -59,8 +65,9 @@ class TrapTable(Mapping[int, TrapSite]):
 
     def __getitem__(self, at: int) -> TrapSite:
         i = self._row[at]
-        _, address, native, length, after, kind, name = (c[i] for c in self._columns)
-        return TrapSite(address, native, length, after, KINDS[kind], self._names[name])
+        _, address, native, length, after, kind, name, checked = (c[i] for c in self._columns)
+        function = self._names[name]
+        return TrapSite(address, native, length, after, KINDS[kind], function, checked)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._row)
@@ -86,7 +93,16 @@ def pack(side: SideMap) -> bytes:
     names = sorted({t.function for t in side.traps.values()})
     index = {name: i for i, name in enumerate(names)}
     rows = [
-        (at, t.address, t.native, t.length, t.after, KINDS.index(t.kind), index[t.function])
+        (
+            at,
+            t.address,
+            t.native,
+            t.length,
+            t.after,
+            KINDS.index(t.kind),
+            index[t.function],
+            t.checked,
+        )
         for at, t in sorted(side.traps.items())
     ]
     header = dict(side.header)
@@ -125,7 +141,7 @@ def unpack(data: bytes) -> SideMap:
         return out
 
     traps, redirects = header.pop("traps"), header.pop("redirects")
-    columns = [column(traps) for _ in range(7)] if traps else [array("Q")] * 7
+    columns = [column(traps) for _ in range(_COLUMNS)] if traps else [array("Q")] * _COLUMNS
     table = TrapTable(columns, header.pop("names"))
     moved = dict(zip(column(redirects), column(redirects), strict=True))
     extra = tuple(Extra(*column(5)) for _ in range(header.pop("extra")))

@@ -109,28 +109,36 @@ def _ranges(
     elf: Elf, frames: list[Fde], symbols: list[Symbol], go: list[tuple[int, int]]
 ) -> list[tuple[int, int]]:
     """Disjoint code ranges: frames first, then Go's functions, then sized symbols in between."""
-    out = [(f.start, f.end) for f in frames]
-    for more in (go, [(s.address, s.address + s.size) for s in symbols if s.size]):
-        if not more:
+    out = _merged(elf, [(f.start, f.end) for f in frames], go, trusted=True)
+    sized = [(s.address, s.address + s.size) for s in symbols if s.size]
+    return _merged(elf, out, sized, trusted=False)
+
+
+def _merged(
+    elf: Elf, known: list[tuple[int, int]], more: list[tuple[int, int]], *, trusted: bool
+) -> list[tuple[int, int]]:
+    """`known` ranges and those of `more` that lie wholly between them.
+
+    A range that is not `trusted` must decode to its end: hand-written code may
+    hold tables, and a symbol's size is what its author wrote.
+    """
+    added: list[tuple[int, int]] = []
+    starts = [r[0] for r in known]
+    end = 0
+    for lo, hi in sorted(more):
+        i = bisect.bisect_right(starts, lo) - 1
+        covered = i >= 0 and known[i][1] > lo
+        following = i + 1 < len(known) and known[i + 1][0] < hi
+        if covered or following or lo < end or not elf.is_code(lo) or not elf.is_code(hi - 1):
             continue
-        merged = []
-        starts = [r[0] for r in out]
-        end = 0
-        for lo, hi in sorted(more):
-            i = bisect.bisect_right(starts, lo) - 1
-            covered = i >= 0 and out[i][1] > lo
-            following = i + 1 < len(out) and out[i + 1][0] < hi
-            if covered or following or lo < end or not elf.is_code(lo) or not elf.is_code(hi - 1):
-                continue
-            if _is_clean(elf, lo, hi):
-                merged.append((lo, hi))
-                end = hi
-        out = sorted(out + merged)
-    return out
+        if trusted or _is_clean(elf, lo, hi):
+            added.append((lo, hi))
+            end = hi
+    return sorted(known + added)
 
 
 def _is_clean(elf: Elf, lo: int, hi: int) -> bool:
-    """Whether a symbol's range decodes to its end: hand-written code may hold tables."""
+    """Whether a range decodes to its end."""
     s = sweep(elf.bits, elf.read(lo, hi - lo), lo)
     return s.end == hi
 

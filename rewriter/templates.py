@@ -31,13 +31,21 @@ from rewriter.kinds import TRAP
 RED_ZONE: Final = 128
 
 _SOURCE: Final = {
+    # The nop makes the 11 bytes before every checked trap a part of its check.
     (64, True): (
+        "nop",
         "cmpb $0x0, {armed:#x}(,%riz,1)",
         "je native",
         ".byte 0x8e, 0xc8",
         "native:",
     ),
-    (32, True): ("cmpb $0x0, {armed:#x}", "je native", ".byte 0x8e, 0xc8", "native:"),
+    (32, True): (
+        ".byte 0x66, 0x90",
+        "cmpb $0x0, {armed:#x}",
+        "je native",
+        ".byte 0x8e, 0xc8",
+        "native:",
+    ),
     (64, False): (
         "lea -0x80(%rsp), %rsp",
         "push %rcx",
@@ -64,16 +72,16 @@ _SOURCE: Final = {
     ),
 }
 _DEPTHS: Final = {
-    (64, True): (0, 0, 0),
-    (32, True): (0, 0, 0),
+    (64, True): (0, 0, 0, 0),
+    (32, True): (0, 0, 0, 0),
     (64, False): (0, 128, 136, 136, 136, 128, 0, 0, 136, 128),
     (32, False): (0, 4, 4, 4, 0, 0, 4),
 }
 """How far below the program's stack pointer ours is, before each instruction."""
 
 _EXPECTED: Final = {
-    (64, True): ("cmpb $0x0,{armed:#x}", "je {native:#x}", "xchg %ax,%ax"),
-    (32, True): ("cmpb $0x0,{armed:#x}", "je {native:#x}", "xchg %ax,%ax"),
+    (64, True): ("nop", "cmpb $0x0,{armed:#x}", "je {native:#x}", "xchg %ax,%ax"),
+    (32, True): ("xchg %ax,%ax", "cmpb $0x0,{armed:#x}", "je {native:#x}", "xchg %ax,%ax"),
     (64, False): (
         "lea -0x80(%rsp),%rsp", "push %rcx", "movzbl {armed:#x},%ecx", "jrcxz {clear:#x}",
         "pop %rcx", "lea 0x80(%rsp),%rsp", "xchg %ax,%ax", "jmp {native:#x}", "pop %rcx",
@@ -90,11 +98,13 @@ _EXPECTED: Final = {
 class Check:
     """The bytes of a check; offsets in bytes from its start.
 
-    `depths` are (offset, bytes the stack pointer is lower than the program's),
-    for the unwind table.
+    `checked` is the offset of the instruction behind the read of the armed byte
+    (0: none is read), `trap` that of the `8e c8`. `depths` are (offset, bytes
+    the stack pointer is lower than the program's), for the unwind table.
     """
 
     code: bytes
+    checked: int
     trap: int
     depths: tuple[tuple[int, int], ...]
 
@@ -110,13 +120,17 @@ def check(bits: int, armed_address: int, light: bool) -> Check:
     form = (bits, light)
     code = _assemble(bits, "\n".join(_SOURCE[form]).format(armed=armed_address))
     offsets = _verify(form, code, armed_address)
-    return Check(code, code.index(TRAP), tuple(zip(offsets, _DEPTHS[form], strict=True)))
+    # Behind the read stands the conditional branch, in every form.
+    branch = next(i for i, text in enumerate(_EXPECTED[form]) if text.startswith("j"))
+    return Check(
+        code, offsets[branch], code.index(TRAP), tuple(zip(offsets, _DEPTHS[form], strict=True))
+    )
 
 
 @lru_cache(maxsize=2)
 def always(bits: int) -> Check:
     """The check of a kind that traps whatever the armed byte says: the trap alone."""
-    return Check(TRAP, 0, ((0, 0),))
+    return Check(TRAP, 0, 0, ((0, 0),))
 
 
 def _assemble(bits: int, text: str) -> bytes:

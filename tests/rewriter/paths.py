@@ -29,8 +29,8 @@ from iced_x86 import (
 from rewriter.cache import Rewritten
 
 CHECKS = {
-    (64, True): ("cmpb $0x0,0x102000", "je", "TRAP"),
-    (32, True): ("cmpb $0x0,0x102000", "je", "TRAP"),
+    (64, True): ("nop", "cmpb $0x0,0x102000", "je", "TRAP"),
+    (32, True): ("xchg %ax,%ax", "cmpb $0x0,0x102000", "je", "TRAP"),
     (64, False): (
         "lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0x102000,%ecx", "jrcxz", "pop %rcx",
         "lea 0x80(%rsp),%rsp", "TRAP", "jmp", "pop %rcx", "lea 0x80(%rsp),%rsp",
@@ -270,12 +270,12 @@ class Checker:
     def _check_end(self, new: int, old: int) -> int:
         """The address past a whole check that stands at `new`, 0 when none does."""
         raw = self.new.read(new, 64)
-        light = raw.startswith((b"\x80\x3c\x25\0\x20\x10\0", b"\x80\x3d\0\x20\x10\0"))
+        light = raw.startswith((b"\x90\x80\x3c\x25\0\x20\x10\0", b"\x66\x90\x80\x3d\0\x20\x10\0"))
         if not light and not raw.startswith((b"\x48\x8d\x64\x24\x80\x51", b"\x51\x0f\xb6\x0d")):
             return 0
         if light:
             self._need(self._flags_are_dead(old), new, "a check overwrites flags")
-        at, trap = new, 0
+        at, trap, read = new, 0, 0
         texts = CHECKS[self.bits, light]
         branches = []
         for text in texts:
@@ -287,11 +287,15 @@ class Checker:
             seen = self.formatter.format(ins)
             self._need(not ins.is_ip_rel_memory_operand, at, "the armed byte is not absolute")
             self._need(seen.startswith(text), at, f"{seen!r} in a check, not {text!r}")
+            if "0x102000" in text:
+                read = ins.next_ip
             if text.startswith("j"):
                 branches.append(ins.near_branch_target)
             at = ins.next_ip
         site = self.result.traps.get(trap)
         self._need(site is not None and site.address == old, trap, "not in the map")
+        assert site is not None
+        self._need(site.checked == read, trap, "the read of the armed byte is elsewhere")
         wanted = [at]
         if not light:
             last = len(texts) - texts[::-1].index("jmp")
