@@ -146,6 +146,14 @@ class StoreBuffer:
         self.in_flight.append(InFlight(self.flush_last, {diff.page: diff for diff in diffs}))
         return self.flush_last
 
+    def placed(self, flush: int) -> bool:
+        """The flush has its place, so later stores of others lie over it; False if unknown."""
+        for flight in self.in_flight:
+            if flight.flush == flush:
+                flight.diffs.clear()
+                return True
+        return False
+
     def answered(self, flush: int) -> bool:
         """Home's answer; False if it is not to the oldest flush under way."""
         if not self.in_flight or self.in_flight[0].flush != flush:

@@ -34,6 +34,7 @@ from supervisor.coherence.decide import decide
 from supervisor.coherence.directory import Directory
 from supervisor.coherence.messages import (
     Access,
+    Applied,
     Fetch,
     Flush,
     Forget,
@@ -198,8 +199,14 @@ class Home:
 
     def publish(self, diffs: list[PageDiff]) -> None:
         """Home's own stores: their place in the order is here, and it costs no round trip."""
-        self.order.publish(HOME, diffs)
+        # Nothing of home's is ever under way, for its place is here; where holders
+        # acknowledge, its fences wait for them all the same.
+        flush = self.node.buffer.sent([]) if self.node.policy.acknowledges else 0
+        self.order.publish(HOME, flush, diffs)
         self._advise(HOME, diffs)
+
+    def _applied(self, sender: HostId, message: Applied) -> None:
+        self.order.acknowledged(sender)
 
     def _flush_received(self, sender: HostId, message: Flush) -> None:
         self.order.received(sender, message)
@@ -286,4 +293,5 @@ _HANDLERS: Final[dict[type[Message], Callable[..., None]]] = {
     Fetch: Home._fetch_received,
     Yielded: yielded,
     Flush: Home._flush_received,
+    Applied: Home._applied,
 }

@@ -306,12 +306,20 @@ class Flush(Message, frozen=True, array_like=True, tag_field="t", tag="flush"):
 
 
 class Flushed(Message, frozen=True, array_like=True, tag_field="t", tag="flushed"):
-    """Home -> host: the flush has its place in home's order."""
+    """Home -> host: the flush has its place in home's order.
+
+    Without `done` holders have yet to acknowledge it, and another answer follows.
+    """
 
     flush: int
+    done: bool = True
 
 
 class Update(Message, frozen=True, array_like=True, tag_field="t", tag="update"):
     """Home -> holders of copies: another host's stores, as of here in home's order."""
 
     diffs: tuple[PageDiff, ...]
+
+
+class Applied(Message, frozen=True, array_like=True, tag_field="t", tag="applied"):
+    """Holder -> home, where the policy acknowledges: the oldest update is laid in."""

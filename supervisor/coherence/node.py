@@ -105,7 +105,7 @@ class Node:
         self.pages = LocalPages(Access.WRITE if host == HOME else Access.NONE)
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self.fetching: dict[int, Fetching] = {}
-        self.buffer = StoreBuffer(self)
+        self.buffer = StoreBuffer(self, armed=self.policy.always_armed)
         self.side: Home | Remote = Home(self) if host == HOME else Remote(self)
         self.lowering = 0
         """Protections that take something from the guest and are not yet in force."""

@@ -11,13 +11,14 @@ could be seen before it.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.coherence import directory as dir_
 from supervisor.coherence.messages import Access, Flush, Flushed, PageDiff, Run, Update
 from supervisor.coherence.pages import append_run, run_of
 from supervisor.errors import PeerError
-from supervisor.units import HostId
+from supervisor.units import HOME, HostId
 
 if TYPE_CHECKING:
     from supervisor.coherence.home import Home
@@ -28,14 +29,30 @@ class _Pending(NamedTuple):
     message: Flush
 
 
+@dataclass(slots=True)
+class _Ticket:
+    """A flush that has its place: how many holders have not acknowledged it."""
+
+    host: HostId
+    flush: int
+    owed: int
+
+
 class FlushOrder:
-    """Flushes that have no place yet; the first of them is being laid in."""
+    """Flushes that have no place yet; the first of them is being laid in.
+
+    In hub order a flush is answered as soon as it has its place. A policy that
+    `acknowledges` (the published algorithm) answers when all holders have laid
+    it in.
+    """
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._queue: deque[_Pending] = deque()
         self._busy = False
         self._last: dict[int, int] = {}
+        self._tickets: dict[int, deque[_Ticket]] = {}  # by the host that flushed
+        self._owed: dict[int, deque[_Ticket]] = {}  # by the host that owes an answer
 
     def holds(self, host: HostId) -> bool:
         """Whether this host's later messages have to wait."""
@@ -91,21 +108,48 @@ class FlushOrder:
             node.buffer.lay_in(diff)
         for diff in message.diffs:
             node.buffer.updating.discard(diff.page)
-        self.publish(host, diffs)
-        node.send(host, Flushed(message.flush))
+        self.publish(host, message.flush, diffs)
         for diff in diffs:
             if lowered and not home.surrenders(diff.page):
                 access = node.buffer.own_access(diff.page)
                 node.raise_access([run_of(diff.page, 1, access)])
         home.flush_placed(host, diffs)
 
-    def publish(self, host: HostId, diffs: list[PageDiff]) -> None:
+    def publish(self, host: HostId, flush: int, diffs: list[PageDiff]) -> None:
         """Send stores of one host to the holders of copies other than it and home."""
-        entries = self._home.directory.entries
-        for other in self._home.node.others:
+        node, entries = self._home.node, self._home.directory.entries
+        ticket = _Ticket(host, flush, 0)
+        self._tickets.setdefault(host, deque()).append(ticket)
+        for other in node.others:
             if other != host:
                 theirs = tuple(
                     diff for diff in diffs if dir_.sharers(entries.get(diff.page)) >> other & 1
                 )
                 if theirs:
-                    self._home.node.send(other, Update(theirs))
+                    node.send(other, Update(theirs))
+                    if node.policy.acknowledges:
+                        ticket.owed += 1
+                        self._owed.setdefault(other, deque()).append(ticket)
+        self._answer(host)
+        tickets = self._tickets[host]
+        if host != HOME and tickets and tickets[-1] is ticket:
+            node.send(host, Flushed(flush, False))
+
+    def acknowledged(self, other: HostId) -> None:
+        """A holder has laid in the oldest update it was sent."""
+        owed = self._owed.get(other)
+        if not owed:
+            raise PeerError(f"host {other} acknowledges an update it was not sent")
+        ticket = owed.popleft()
+        ticket.owed -= 1
+        self._answer(ticket.host)
+
+    def _answer(self, host: HostId) -> None:
+        """Tell the host of its flushes that are done, in their order."""
+        tickets = self._tickets[host]
+        while tickets and not tickets[0].owed:
+            flush = tickets.popleft().flush
+            if host != HOME:
+                self._home.node.send(host, Flushed(flush))
+            elif flush:
+                self._home.node.buffer.answered(flush)

@@ -237,17 +237,23 @@ class Adaptive(SingleWriter):
 
 
 class Paper(SingleWriter):
-    """The published algorithm: every page that is shared is multiple-writer, every
-    synchronization instruction traps, flushes are acknowledged by all holders."""
+    """The algorithm as published, to measure the others against.
+
+    Every page that two hosts share and one writes is multiple-writer, each
+    synchronization instruction traps and flushes, and a flush is answered only
+    when all holders have laid it in.
+    """
 
     always_armed = True
     acknowledges = True
+    watches = True
 
     def make_multiple(self, page: int) -> bool:
         return True
 
 
 POLICIES: Final[dict[str, type[SingleWriter]]] = {
-    "single-writer": SingleWriter,
     "adaptive": Adaptive,
+    "paper": Paper,
+    "single-writer": SingleWriter,
 }

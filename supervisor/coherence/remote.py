@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence.messages import (
     Access,
+    Applied,
     Content,
     Fetch,
     Flush,
@@ -263,7 +264,9 @@ class Remote:
         return True
 
     def _flushed(self, message: Flushed) -> bool:
-        if not self.node.buffer.answered(message.flush):
+        buffer = self.node.buffer
+        known = buffer.answered(message.flush) if message.done else buffer.placed(message.flush)
+        if not known:
             raise PeerError(f"home answers flush {message.flush}, which is not the oldest")
         return True
 
@@ -291,6 +294,8 @@ class Remote:
                 buffer.updating.remove(diff.page)
             if diff.page in buffer.multiple:  # else it was given up meanwhile
                 self.node.raise_access([run_of(diff.page, 1, buffer.own_access(diff.page))])
+        if self.node.policy.acknowledges:
+            self.node.send(HOME, Applied())
 
 
 def _nothing() -> None:

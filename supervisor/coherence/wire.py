@@ -15,6 +15,7 @@ import msgspec
 
 from supervisor.coherence.diff import check_diff
 from supervisor.coherence.messages import (
+    Applied,
     Fetch,
     Flush,
     Flushed,
@@ -35,7 +36,17 @@ PAGES_END: Final = 1 << 52
 """Page numbers are below this: addresses have 64 bits."""
 
 AnyMessage = (
-    Fetch | Grant | Refused | Recall | Yielded | Invalidate | Forget | Flush | Flushed | Update
+    Fetch
+    | Grant
+    | Refused
+    | Recall
+    | Yielded
+    | Invalidate
+    | Forget
+    | Flush
+    | Flushed
+    | Update
+    | Applied
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -136,5 +147,6 @@ _CHECKS: Final[dict[type[Message], Callable[..., None]]] = {
     Flush: _with_diffs,
     Flushed: _flushed,
     Update: _with_diffs,
+    Applied: lambda message: None,
 }
 assert set(_CHECKS) == set(get_args(AnyMessage)), "every kind of message has its check"

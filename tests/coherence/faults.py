@@ -171,11 +171,11 @@ def _no_deadline(patch: pytest.MonkeyPatch) -> None:
 def _update_one_holder_less(patch: pytest.MonkeyPatch) -> None:
     honest = FlushOrder.publish
 
-    def publish(self: FlushOrder, host: int, diffs: list[PageDiff]) -> None:
+    def publish(self: FlushOrder, host: int, flush: int, diffs: list[PageDiff]) -> None:
         node = self._home.node
         others = node.others
         node.others = others[:-1]
-        honest(self, host, diffs)  # type: ignore[arg-type]
+        honest(self, host, flush, diffs)  # type: ignore[arg-type]
         node.others = others
 
     patch.setattr(FlushOrder, "publish", publish)

@@ -45,7 +45,9 @@ def place_variables(rng: random.Random, variables: int) -> list[tuple[int, int]]
 def warm_up(cluster: Cluster, rng: random.Random, policy: str) -> None:
     """Leave copies here and there, or staleness would never show: loads of zeros."""
     touched = sorted({variable for variable in range(len(cluster.places))})
-    kinds = ("none", "load", "store") if policy == "adaptive" else ("none", "load", "load", "add")
+    kinds = (
+        ("none", "load", "store") if policy != "single-writer" else ("none", "load", "load", "add")
+    )
     for host in range(len(cluster.hosts)):
         for variable in touched:
             kind = rng.choice(kinds)
@@ -120,7 +122,7 @@ def spread_threads(rng: random.Random, hosts: int, one_each: bool) -> list[int]:
 SCHEDULES_PER_PROGRAM: Final = 25
 """Enumerating a program's outcomes costs more than running it."""
 
-MODEL: Final = {"single-writer": "sc", "adaptive": "tso"}
+MODEL: Final = {"single-writer": "sc", "adaptive": "tso", "paper": "tso"}
 """The model that each policy's outcomes are checked against."""
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from tests.coherence.sim import MODEL, check_seeds
 
-BLOCK = 500
+BLOCK = 400
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(5))
 @pytest.mark.parametrize("policy", sorted(MODEL))
 def test_quick(policy: str, block: int) -> None:
     check_seeds(block * BLOCK, BLOCK, policy)

@@ -12,13 +12,17 @@ from supervisor.coherence import wire
 from supervisor.coherence.invariants import check_node
 from supervisor.coherence.messages import (
     Access,
+    Applied,
     Content,
     Fault,
     Fetch,
+    Flush,
+    Flushed,
     Forget,
     Grant,
     Invalidate,
     Message,
+    PageDiff,
     Part,
     Protect,
     Protected,
@@ -27,6 +31,7 @@ from supervisor.coherence.messages import (
     Refused,
     Released,
     Run,
+    Update,
     Yielded,
 )
 from supervisor.coherence.node import Node
@@ -51,6 +56,10 @@ GOOD: list[Message] = [
     Yielded(9, (part(1, 2, Content.DATA),), PAGE * 2),
     Invalidate((run_of(1, 1, Access.NONE), run_of(7, 1, Access.NONE))),
     Forget(PageNumber(0), 1 << 40),
+    Flush(1, (PageDiff(PageNumber(3), b"\0\0\x05\0", b"\x01\0\x02\0", b"abc"),)),
+    Flushed(1),
+    Update((PageDiff(PageNumber(3), b"\xff\x0f", b"\x01\0", b"a"),)),
+    Applied(),
 ]
 
 
@@ -76,6 +85,12 @@ LIES: list[Message] = [
     Invalidate((run_of(7, 1, Access.NONE), run_of(1, 1, Access.NONE))),
     Recall(1, (run_of(1, -1, Access.NONE),), ()),
     Forget(PageNumber(1), 0),
+    Flush(-1, ()),
+    Update((PageDiff(PageNumber(3), b"\xff\x0f", b"\x02\0", b"ab"),)),
+    Update((PageDiff(PageNumber(3), b"\0\0", b"\x01\0", b"ab"),)),
+    Update((PageDiff(PageNumber(3), b"", b"", b""),)),
+    Update((PageDiff(PageNumber(3), b"\0\0\0\0", b"\x01\0\x01\0", b"ab"),)),
+    Update((PageDiff(PageNumber(-3), b"\0\0", b"\x01\0", b"a"),)),
 ]
 
 
