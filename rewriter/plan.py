@@ -25,6 +25,10 @@ from rewriter.sites import Code, check_code, find_code
 from rewriter.tactics import SHORT_JUMP, Patch
 from rewriter.templates import Check, always, check
 
+SPAN_BYTES_MAX = 512 << 20
+"""The added segment is one; it holds the trampolines of all code, and is mostly holes
+that cost nothing on disk, but address space in each process that maps it."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -89,6 +93,8 @@ def make_plan(elf: Elf, options: Options) -> Plan:
         plan.placed.append(_place(elf, arena, patch))
     plan.placed.sort(key=lambda p: p.patch.start)
     plan.span = arena.span()
+    if plan.span[1] - plan.span[0] > SPAN_BYTES_MAX:
+        raise Unsupported(elf.name, "code spread so wide that no one segment serves it")
     for placed in plan.placed:
         _record(plan, placed)
     return plan

@@ -3,20 +3,27 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 from rewriter.elf import Elf
 from rewriter.emit import emit
-from rewriter.errors import Corrupt
+from rewriter.errors import Corrupt, Unsupported
 from rewriter.kinds import ARMED_ADDRESS, Kind
 from rewriter.plan import Options, Plan, make_plan
 from rewriter.sidemap import SideMap
 
+_SELF_CHECKED: Final = {"fips.so": "OpenSSL's FIPS provider"}
+"""By base name: files that read themselves, compare a hash, and refuse to work changed."""
+
 
 def plan_bytes(data: bytes, name: str, options: Options) -> Plan:
     """The plan for a file; RewriteError, and no other exception, when it cannot be had."""
+    checked = _SELF_CHECKED.get(os.path.basename(name))
+    if checked is not None:
+        raise Unsupported(name, f"{checked} checks a hash of itself")
     try:
         return make_plan(Elf(data, name), options)
     except (ValueError, IndexError, OverflowError, struct.error, MemoryError) as e:
