@@ -53,6 +53,10 @@ def cli() -> None:
     "--stats", "stats_path", metavar="FILE", envvar="DSMSUP_STATS",
     type=click.Path(dir_okay=False), help="Write statistics as JSON at exit.",
 )  # fmt: skip
+@click.option(
+    "--migrate/--no-migrate", default=True, show_default=True,
+    help="Move a thread home that does little but wait for pages.",
+)  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Tell on stderr what happens.")
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -65,6 +69,7 @@ def exec_command(
     join_timeout: str | None,
     policy: str,
     stats_path: str | None,
+    migrate: bool,
     verbose: bool,
     program: str,
     arguments: tuple[str, ...],
@@ -89,7 +94,7 @@ def exec_command(
     processors = tuple(sorted(os.sched_getaffinity(0)))
     plan = launch.plan(options, os.environ, processors)
     is_virtual = isinstance(plan, VirtualPlan)
-    job = Job(program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors))
+    job = Job(program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors), migrate)
     if isinstance(plan, VirtualPlan):
         find_program(program)
         group = virtual.spawn(plan, lambda child_plan: run_host(child_plan, job))

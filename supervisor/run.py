@@ -45,6 +45,8 @@ class Job:
     """All hosts are of this machine and share one stderr: home speaks for them."""
     processors: int = 0
     """How many processors virtual hosts share out."""
+    migrate: bool = True
+    """Threads that do little but wait for pages go home."""
 
     def tell(self, line: str) -> None:
         if self.verbose:
@@ -135,6 +137,7 @@ async def _run_lender(
     lender = Lender(
         membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell
     )
+    lender.migrate = job.migrate
     lender.may_spin = _own_processors(job, membership)
     try:
         try:

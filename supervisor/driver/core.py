@@ -628,6 +628,8 @@ class Supervisor:
         if thread.delivering:
             self.deliver(thread)
             return
+        if self.thrashes(thread):
+            return
         if not retry:
             self._held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
             if thread.step_next:
@@ -635,6 +637,10 @@ class Supervisor:
                 self.step_pinned(thread)
                 return
         self.resume(thread)
+
+    def thrashes(self, thread: Thread) -> bool:
+        """Does a thread do little but wait for pages? True when it has been moved."""
+        return False
 
     def step_pinned(self, thread: Thread, signal_number: int = 0) -> None:
         """Run one instruction (or enter a handler) before its pages may be taken."""

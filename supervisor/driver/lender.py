@@ -75,6 +75,8 @@ class Lender(Supervisor):
         super().__init__(host, hosts, links, names, policy, verbose)
         self.by_tid: dict[int, Thread] = {}
         self.traps = TrapMap()
+        self.migrate = True
+        """Threads that thrash here go home."""
         self.quitting = False
         self.exit_status = EXIT_FAILURE
         self.pid = 0
@@ -154,6 +156,14 @@ class Lender(Supervisor):
             thread.cont()
         except ptrace.TraceeGone:
             pass
+
+    def thrashes(self, thread: Thread) -> bool:
+        if not self.migrate or not thread.account.fault(self.pid, thread.task):
+            return False
+        self.verbose(f"host {self.host}: thread {thread.tid} waits for pages all the time: "
+                     "it goes on at home")
+        self._leave(thread)
+        return True
 
     def _bring_home(self, thread: Thread) -> None:
         if not thread.leaving:

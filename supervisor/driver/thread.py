@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from supervisor.coherence.messages import Access
+from supervisor.driver.account import Account
 from supervisor.tracee import ptrace
 from supervisor.tracee.ptrace import Registers
 from supervisor.units import HOME, HostId
@@ -19,6 +20,7 @@ class Thread:
     """A kernel task of a guest process that is, or is the shadow of, a program's thread."""
 
     __slots__ = (
+        "account",
         "actions",
         "affinity",
         "alternate_stack",
@@ -96,6 +98,7 @@ class Thread:
         """Stopped at a fault, until its pages are there."""
         self.wanted = Access.READ
         """The greatest access that its last fault asked for."""
+        self.account = Account()
         # Faults: the last one's key, and how often it came back although cured.
         self.fault_key: Any = None
         self.cured = 0
