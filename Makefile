@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-BENCHES := $(wildcard benches/bench_*.py)
+BENCHES := $(wildcard benches/*.py)
 
 # More options for pytest: make test PYTEST_ARGS="-k mutex -x"
 PYTEST_ARGS ?=
@@ -60,7 +60,7 @@ stress: venv build
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 5 --pin 0
 
 bench: venv build
-	@test -n "$(BENCHES)" || { echo "no benches/bench_*.py" >&2; exit 1; }
+	@test -n "$(BENCHES)" || { echo "no benches/*.py" >&2; exit 1; }
 	set -e; for bench in $(BENCHES); do $(PY) $$bench; done
 
 clean:

@@ -13,13 +13,13 @@ from rich.table import Table
 
 COLUMNS = {
     "host": "id",
-    "processors": "cpus",
-    "threads started": "threads_started",
+    "cpus": "cpus",
+    "threads": "threads_started",
     "read faults": "faults_read",
     "write faults": "faults_write",
     "pages fetched": "pages_fetched",
     "pages sent": "pages_sent",
-    "calls sent home": "syscalls_forwarded",
+    "calls home": "syscalls_forwarded",
     "bytes sent": "bytes_sent",
 }
 
@@ -40,7 +40,7 @@ def table_of(stats: dict[str, Any]) -> Table:
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: who_ran_what.py STATS.json")
-    Console(width=100).print(table_of(json.loads(Path(sys.argv[1]).read_text())))
+    Console(width=110).print(table_of(json.loads(Path(sys.argv[1]).read_text())))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import harness
 import processes
+import programs
 import pytest
 
 
@@ -20,6 +21,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("hosts", counts, ids=[f"{count}hosts" for count in counts])
     if "repetition" in metafunc.fixturenames:
         metafunc.parametrize("repetition", range(metafunc.config.getoption("--repeat")))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The same program linked otherwise: on 2 hosts always, on other numbers when time allows."""
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(
+            item, "callspec") else {}
+        if parameters.get("program") in programs.VARIANTS and parameters.get("hosts") != 2:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
