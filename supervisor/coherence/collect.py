@@ -208,6 +208,8 @@ def _watch(home: Home, owner: HostId, run: Run, data: bytes) -> None:
     """
     for at in range(run.count):
         page = run.first + at
+        if not home.node.policy.moves(page, home.node.now_us):
+            continue
         after = data[at * PAGE_SIZE : (at + 1) * PAGE_SIZE] or bytes(PAGE_SIZE)
         before = home.node.memory.read(PageNumber(page), 1)
         home.node.policy.bounced(page, owner, before, after, home.node.now_us)

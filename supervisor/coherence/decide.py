@@ -71,7 +71,10 @@ def decide(home: Home, transaction: Transaction) -> None:
                 access = Access.READ
                 if kind != Holding.MANY_COPY:
                     append_run(multiple, span.first, span.count, access)
+            if entry >= dir_.MULTIPLE and kind not in MANY:
+                home.node.counters["pages_made_multiple"] += span.count
             if kind in MANY and entry < dir_.MULTIPLE:
+                home.node.counters["pages_made_single"] += span.count
                 pages = range(span.first, span.first + span.count)
                 home.node.buffer.multiple.difference_update(pages)
             if host == HOME:

@@ -64,6 +64,8 @@ COUNTERS: Final = (
     "pages_sent",
     "flushes",
     "diffs_sent",
+    "pages_made_multiple",
+    "pages_made_single",
 )
 
 

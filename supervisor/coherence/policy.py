@@ -88,10 +88,12 @@ class SingleWriter:
     def locked(self, first: int, count: int) -> None:
         """A bus-locked instruction asked home for these pages."""
 
-    def bounced(
-        self, page: int, host: int, before: bytes | None, after: bytes, now_us: int
-    ) -> None:
-        """`host` gives up an exclusive page that had `before` (None: unknown) when it got it."""
+    def moves(self, page: int, now_us: int) -> bool:
+        """An owner gives the page up: does `bounced` want to know what it changed?"""
+        return False
+
+    def bounced(self, page: int, host: int, before: bytes, after: bytes, now_us: int) -> None:
+        """`host` gives up an exclusive page that had `before` when it got it."""
 
     def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
         """A host flushed; the pages that should be single-writer again."""
@@ -104,6 +106,8 @@ before the page counts as falsely shared."""
 
 BOUNCE_WINDOW_US: Final = 200_000
 """Bounces further apart than this cost too little to matter."""
+
+PAGES_WATCHED_MAX: Final = 1 << 16
 
 QUIET_FLUSHES: Final = 32
 """Flushes of a page by one host alone after which it is single-writer again."""
@@ -127,8 +131,9 @@ times longer before it is tried again."""
 class _Bouncing:
     """What each host wrote of a page lately, while it was single-writer."""
 
-    count: int = 0
-    last_us: int = 0
+    moves: int = 0
+    moved_us: int = 0
+    count: int = 0  # moves by writers that kept to their own bytes
     written: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     penalty: int = 0
     mistakes: int = 0
@@ -180,20 +185,28 @@ class Adaptive(SingleWriter):
             if self._flushed.pop(page, None) is not None:
                 self.made_single += 1
 
-    def bounced(
-        self, page: int, host: int, before: bytes | None, after: bytes, now_us: int
-    ) -> None:
+    def moves(self, page: int, now_us: int) -> bool:
         seen = self._bouncing.get(page)
         if seen is None:
-            seen = self._bouncing[page] = _Bouncing()
+            if len(self._bouncing) >= PAGES_WATCHED_MAX:
+                self._forget_idle()
+            self._bouncing[page] = _Bouncing(moved_us=now_us)
+            return False
+        if now_us - seen.moved_us > BOUNCE_WINDOW_US:
+            seen.moves, seen.count, seen.written = 0, 0, {}
+        seen.moves, seen.moved_us = seen.moves + 1, now_us
         if seen.penalty:
             seen.penalty -= 1
-            return
-        if now_us - seen.last_us > BOUNCE_WINDOW_US:
-            seen.count, seen.written = 0, {}
-        seen.last_us = now_us
-        if before is None:
-            return
+            return False
+        return seen.moves > 1
+
+    def _forget_idle(self) -> None:
+        """A stream moves each page once or twice: keep what there is more to say of."""
+        kept = {page: seen for page, seen in self._bouncing.items() if seen.mistakes or seen.count}
+        self._bouncing = kept if len(kept) < PAGES_WATCHED_MAX // 2 else {}
+
+    def bounced(self, page: int, host: int, before: bytes, after: bytes, now_us: int) -> None:
+        seen = self._bouncing.setdefault(page, _Bouncing())
         changed = np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)
         if not changed.any():
             return
