@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from rewriter.cache import Rewritten, rewritten
 from rewriter.errors import RewriteError, Unsupported
@@ -17,11 +17,6 @@ from supervisor.errors import CannotExecute
 from supervisor.tracee import image
 from supervisor.tracee.image import Segment, Substitute
 from supervisor.units import PAGE_MASK
-
-CHECKED_BEFORE_TRAP: Final = 11
-"""Bytes of a check (rewriter/templates.py) between its read of the armed byte and its trap:
-jrcxz, pop, lea."""
-
 
 class CodeObject(NamedTuple):
     """One rewritten file as it lies in the guest; addresses without the bias."""
@@ -31,6 +26,8 @@ class CodeObject(NamedTuple):
     """`8e c8` -> the native instruction that the trap stands for."""
     redirects: dict[int, int]
     """An instruction boundary that a patch overwrote -> the same instruction elsewhere."""
+    checked: dict[int, int]
+    """Where the armed byte has just been read -> the native instruction after the check."""
 
 
 class TrapMap:
@@ -45,12 +42,12 @@ class TrapMap:
         if any(known.bias == found.bias and known.traps == found.traps for known in self.objects):
             return False
         self.objects.append(found)
-        self._sorted.append(sorted(found.traps))
+        self._sorted.append(sorted(found.checked))
         return True
 
     def find(self, address: int) -> tuple[int, bool] | None:
         """(where to go on, is it a trap) for an address that raised SIGILL or the like."""
-        for bias, traps, redirects in self.objects:
+        for bias, traps, redirects, _ in self.objects:
             at = address - bias
             if at in traps:
                 return traps[at] + bias, True
@@ -63,11 +60,11 @@ class TrapMap:
 
         None unless it has read the armed byte and not yet begun the instruction.
         """
-        for (bias, traps, _), ordered in zip(self.objects, self._sorted, strict=True):
-            at = address - bias
-            index = bisect_right(ordered, at + CHECKED_BEFORE_TRAP) - 1
-            if index >= 0 and ordered[index] - CHECKED_BEFORE_TRAP <= at <= traps[ordered[index]]:
-                return traps[ordered[index]] + bias
+        for found, ordered in zip(self.objects, self._sorted, strict=True):
+            at = address - found.bias
+            index = bisect_right(ordered, at) - 1
+            if index >= 0 and at <= found.checked[ordered[index]]:
+                return found.checked[ordered[index]] + found.bias
         return None
 
 
@@ -146,7 +143,8 @@ class CodeMap:
 
     def _add(self, result: Rewritten, bias: int) -> None:
         traps = {at: site.native for at, site in result.traps.items()}
-        found = CodeObject(bias, traps, dict(result.redirects))
+        checked = {site.checked: site.native for site in result.traps.values() if site.checked}
+        found = CodeObject(bias, traps, dict(result.redirects), checked)
         if self.traps.add(found):
             self._on_object(found)
 

@@ -547,7 +547,8 @@ class Supervisor:
             if key == thread.fault_key:
                 thread.step_next = True  # the page was taken before the thread got to use it
         runs = self._runs(ranges)
-        if self.node.satisfied(runs):
+        locked = self.several_writers and self.decoder.is_locked(registers.rip)
+        if self.node.satisfied(runs, locked):
             # Cured meanwhile by another thread's fault, or the access is more than decoded.
             thread.cured = thread.cured + 1 if key == thread.fault_key else 1
             thread.fault_key = key
@@ -566,7 +567,7 @@ class Supervisor:
         ahead = min((area.end - (address & ~PAGE_MASK) >> PAGE_SHIFT) - 1, AHEAD_PAGES_MAX)
         thread.waiting = True
         thread.wanted = max(run.access for run in runs)
-        if self.several_writers and self.decoder.is_locked(registers.rip):
+        if locked:
             thread.step_next = True
             self.step(BusLock(thread.requester, runs))
         else:

@@ -399,7 +399,7 @@ class Home(Supervisor):
 
     def refuse_traps(self, why: str) -> None:
         """Code runs whose synchronization instructions do not trap: no page may need them."""
-        if self.node.policy.watches and not self.untrapped:
+        if self.several_writers and not self.untrapped:
             self.verbose(f"{why}: no page has several writers from here on")
             self.untrapped = why
             self.node.policy = OneWriterAtATime()

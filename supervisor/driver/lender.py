@@ -103,7 +103,9 @@ class Lender(Supervisor):
         elif isinstance(message, AreasChanged):
             self._areas_changed(message)
         elif isinstance(message, CodeLoaded):
-            self.traps.add(CodeObject(message.bias, message.traps, message.redirects))
+            self.traps.add(
+                CodeObject(message.bias, message.traps, message.redirects, message.checked)
+            )
         elif isinstance(message, StartThread):
             self._start_thread(message)
         elif isinstance(message, BringHome):

@@ -37,6 +37,7 @@ class CodeLoaded(ControlMessage, frozen=True, array_like=True, tag="code"):
     bias: int
     traps: dict[int, int]
     redirects: dict[int, int]
+    checked: dict[int, int]
 
 
 class StartThread(ControlMessage, frozen=True, array_like=True, tag="start"):
