@@ -37,7 +37,7 @@ def cli() -> None:
 
 @cli.command(
     "exec",
-    context_settings={**_CONTEXT, "ignore_unknown_options": False, "allow_interspersed_args": False},
+    context_settings={**_CONTEXT, "allow_interspersed_args": False},
 )
 @click.option("-n", "n", metavar="N", help="Run on N virtual hosts of this machine.")
 @click.option("--hosts", metavar="N", help="Number of hosts of the cluster.")
@@ -94,7 +94,9 @@ def exec_command(
     processors = tuple(sorted(os.sched_getaffinity(0)))
     plan = launch.plan(options, os.environ, processors)
     is_virtual = isinstance(plan, VirtualPlan)
-    job = Job(program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors), migrate)
+    job = Job(
+        program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors), migrate
+    )
     if isinstance(plan, VirtualPlan):
         find_program(program)
         group = virtual.spawn(plan, lambda child_plan: run_host(child_plan, job))

@@ -18,6 +18,7 @@ from supervisor.tracee import image
 from supervisor.tracee.image import Segment, Substitute
 from supervisor.units import PAGE_MASK
 
+
 class CodeObject(NamedTuple):
     """One rewritten file as it lies in the guest; addresses without the bias."""
 

@@ -7,6 +7,7 @@ and ends threads.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import signal
@@ -376,10 +377,8 @@ class Supervisor:
         self.step(Cancelled(thread.requester))
 
     def resume(self, thread: Thread, signal_number: int = 0) -> None:
-        try:
+        with contextlib.suppress(ptrace.TraceeGone):
             thread.cont(signal_number)
-        except ptrace.TraceeGone:
-            pass
 
     # Stops --------------------------------------------------------------------------
 
@@ -647,10 +646,8 @@ class Supervisor:
         """Run one instruction (or enter a handler) before its pages may be taken."""
         thread.stepping = True
         self._held[thread.requester] = FOREVER
-        try:
+        with contextlib.suppress(ptrace.TraceeGone):
             thread.single_step(signal_number)
-        except ptrace.TraceeGone:
-            pass
 
     def deliver_pending(self, thread: Thread) -> None:
         """Begin to deliver the first of a thread's pending signals."""

@@ -259,8 +259,8 @@ class Lender(Supervisor):
 
     @staticmethod
     def _check_area(area: Area) -> None:
-        end = control.BASE + control.SIZE
-        if not 0 < area.start < area.end <= 1 << 47 or (area.start < end and area.end > control.BASE):
+        ours = area.start < control.BASE + control.SIZE and area.end > control.BASE
+        if ours or not 0 < area.start < area.end <= 1 << 47:
             raise PeerError(f"home mapped an area at {area.start:#x}-{area.end:#x}")
 
     # System calls ---------------------------------------------------------------------------

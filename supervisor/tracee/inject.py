@@ -14,6 +14,7 @@ holds none of the program's pipes open.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import Final
@@ -120,10 +121,8 @@ class Agent:
     def quit(self) -> None:
         """Let the agent exit: it must not outlive the program's last thread."""
         self.control.write_calls([(SYS_EXIT, 0)])
-        try:
+        with contextlib.suppress(ptrace.TraceeGone):
             ptrace.cont(self.tid)
-        except ptrace.TraceeGone:
-            pass
 
     def map_guest(self, start: int, length: int, protection: int) -> tuple[int, ...]:
         """The call that maps guest memory at its own address."""
