@@ -11,6 +11,7 @@ build id.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -72,22 +73,24 @@ def _frame_bytes(
     """What follows the trampolines at `at`: frames and their search table.
 
     Also their sections (offsets not yet known) and the table's (address, size),
-    (0, 0) when the file has no such table of its own, and so no unwinding by it.
+    (0, 0) when there is none.
     """
     elf = plan.elf
     section = frame_section(elf)
-    if not frames or section is None or elf.segment(PT_GNU_EH_FRAME) is None:
+    if not frames or section is None:
         return b"", [], (0, 0)
-    records, places = eh_frame(frames, elf.bits, at)
-    search_at = at + len(records) + -len(records) % 8
+    table = eh_frame(elf, frames, at)
+    search_at = table.records_at + len(table.records) + -len(table.records) % 8
     original = [(f.start, f.address) for f in plan.code.frames]
-    starts = [(f.start, place) for f, place in zip(frames, places, strict=True)]
-    search = search_table(original, starts, section[0], search_at)
-    tail = records + bytes(search_at - at - len(records)) + search
+    search = search_table(original, table.starts, section[0], search_at)
+    tail = table.lsdas + table.records
+    tail += bytes(search_at - at - len(tail)) + search
     added = [
-        Added(".dsm.eh_frame", 0, at, 0, len(records), 8),
+        Added(".dsm.eh_frame", 0, table.records_at, 0, len(table.records), 8),
         Added(".dsm.eh_frame_hdr", 0, search_at, 0, len(search), 4),
     ]
+    if table.lsdas:
+        added.append(Added(".dsm.gcc_except_table", 0, at, 0, len(table.lsdas), 4))
     return tail, added, (search_at, len(search))
 
 
@@ -98,31 +101,39 @@ def header_table(elf: Elf, added: Segment, search: tuple[int, int] = (0, 0)) -> 
     original's, (0, 0) to leave that.
     """
     rows = list(elf.segments)
-    victim = spare_entry(elf)
+    victim = spare_entry(elf, rows)
     if victim < 0:
         raise Unsupported(elf.name, "no program header to spare for the trampolines")
     del rows[victim]
     at, size = search
     offset = added.offset + at - added.vaddr
-    for i, s in enumerate(rows):
-        if s.type == PT_GNU_EH_FRAME and size:
-            rows[i] = s._replace(offset=offset, vaddr=at, paddr=at, filesz=size, memsz=size)
+    index = next((i for i, s in enumerate(rows) if s.type == PT_GNU_EH_FRAME), -1)
+    if index < 0:
+        # Static programs register their frames at start and have no such header; the
+        # unwinder looks for one all the same. Only a note nobody misses makes way.
+        index = spare_entry(elf, rows, rank_max=_PROPERTY)
+    if index >= 0 and size:
+        rows[index] = Segment(PT_GNU_EH_FRAME, PF_R, offset, at, at, size, size, 4)
     last = max(i for i, s in enumerate(rows) if s.type == PT_LOAD)
     rows.insert(last + 1, added)
     return b"".join(pack_segment(elf.layout, s) for s in rows)
 
 
-def spare_entry(elf: Elf) -> int:
+_EMPTY, _NOTE_REPEATED, _PROPERTY, _BUILD_ID = range(4)
+"""How much a program header is missed, least first."""
+
+
+def spare_entry(elf: Elf, rows: Sequence[Segment], rank_max: int = _BUILD_ID) -> int:
     """Index of the program header that is missed least, -1 when each is needed."""
 
     def rank(s: Segment) -> int | None:
         if s.type == PT_NULL:
-            return 0
+            return _EMPTY
         if s.type == PT_NOTE:
-            return 3 if _has_build_id(elf, s) else 1
-        return 2 if s.type == PT_GNU_PROPERTY else None
+            return _BUILD_ID if _has_build_id(elf, s) else _NOTE_REPEATED
+        return _PROPERTY if s.type == PT_GNU_PROPERTY else None
 
-    ranked = [(r, i) for i, s in enumerate(elf.segments) if (r := rank(s)) is not None]
+    ranked = [(r, i) for i, s in enumerate(rows) if (r := rank(s)) is not None and r <= rank_max]
     return min(ranked)[1] if ranked else -1
 
 

@@ -10,8 +10,7 @@ Two forms of the same descriptions: `.eh_frame` with a search table that covers
 the original functions too, for unwinding at run time; `.debug_frame` for gdb,
 which reads only one section named `.eh_frame`.
 
-No personality routine is named: control never leaves a trampoline by a call, so
-no exception is thrown from one, and a forced unwind merely passes.
+A trampoline of a function with landing pads has a table of them, too (lsda.py).
 """
 
 from __future__ import annotations
@@ -19,7 +18,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from rewriter import lsda
 from rewriter.cfi import State, advance, lowered, state_at, transition, uleb
+from rewriter.elf import Elf
+from rewriter.frames import Fde
+from rewriter.lsda import Region
 from rewriter.plan import Placed, Plan
 
 
@@ -42,6 +45,8 @@ class TrampolineFrame:
     start: int
     end: int
     instructions: bytes
+    function: Fde
+    regions: tuple[Region, ...]
 
 
 def describe(plan: Plan) -> list[TrampolineFrame]:
@@ -84,7 +89,11 @@ def _describe(plan: Plan, placed: Placed) -> TrampolineFrame | None:
                 known = new
     except (IndexError, AssertionError):
         return None
-    return TrampolineFrame(placed.address, placed.pieces[-1].end, bytes(out))
+    regions = tuple(
+        Region(p.start, p.end, p.piece.address if p.piece.address is not None else p.piece.back)
+        for p in placed.pieces
+    )
+    return TrampolineFrame(placed.address, placed.pieces[-1].end, bytes(out), fde, regions)
 
 
 def _cie(bits: int, eh: bool) -> bytes:
@@ -96,23 +105,76 @@ def _cie(bits: int, eh: bool) -> bytes:
     return _record(struct.pack("<I", 0 if eh else 0xFFFFFFFF) + body, bits // 8)
 
 
+def _personal_cie(bits: int, personality: tuple[int, int], at: int) -> bytes:
+    """A CIE at `at` that names a personality routine, for frames with an LSDA."""
+    convention = CONVENTIONS[bits]
+    body = struct.pack("<I", 0) + b"\x01zPLR\0"
+    body += uleb(1) + bytes((convention.data_align & 0x7F, convention.return_register))
+    encoding, routine = personality
+    body += uleb(7) + bytes((encoding & 0x80 | 0x1B,))
+    body += struct.pack("<i", routine - (at + 4 + len(body))) + b"\x1b\x1b"
+    return _record(body, bits // 8)
+
+
 def _record(body: bytes, align: int) -> bytes:
     body += bytes(-(len(body) + 4) % align)
     return struct.pack("<I", len(body)) + body
 
 
-def eh_frame(frames: list[TrampolineFrame], bits: int, address: int) -> tuple[bytes, list[int]]:
-    """The bytes of an `.eh_frame` placed at `address`, and each FDE's address."""
-    out = bytearray(_cie(bits, True))
-    places = []
+@dataclass(frozen=True)
+class FrameTable:
+    """An `.eh_frame` with LSDAs before it; `starts` are (code address, FDE address)."""
+
+    lsdas: bytes
+    records_at: int
+    records: bytes
+    starts: list[tuple[int, int]]
+
+
+def eh_frame(elf: Elf, frames: list[TrampolineFrame], address: int) -> FrameTable:
+    """LSDAs from `address` on, and the frame records behind them."""
+    align = elf.bits // 8
+    lsdas = bytearray()
+    places: list[int] = []
     for f in frames:
+        made = _lsda_of(elf, f, address + len(lsdas))
+        places.append(address + len(lsdas) if made else 0)
+        lsdas += made + bytes(-len(made) % 4)
+    lsdas += bytes(-len(lsdas) % 8)
+    base = address + len(lsdas)
+    out = bytearray(_cie(elf.bits, True))
+    cies: dict[tuple[int, int], int] = {}
+    starts = []
+    for f, own in zip(frames, places, strict=True):
+        cie = 0
+        personality = f.function.cie.personality
+        if own and personality is not None:
+            cie = cies.get(personality, 0)
+            if not cie:
+                cie = cies[personality] = len(out)
+                out += _personal_cie(elf.bits, personality, base + cie)
         at = len(out)
-        places.append(address + at)
-        body = struct.pack("<I", at + 4)
-        body += struct.pack("<iI", f.start - (address + at + 8), f.end - f.start) + b"\0"
-        out += _record(body + f.instructions, bits // 8)
+        starts.append((f.start, base + at))
+        body = struct.pack("<I", at + 4 - cie)
+        body += struct.pack("<iI", f.start - (base + at + 8), f.end - f.start)
+        body += b"\x04" + struct.pack("<i", own - (base + at + 17)) if cie else b"\0"
+        out += _record(body + f.instructions, align)
     out += bytes(4)
-    return bytes(out), places
+    return FrameTable(bytes(lsdas), base, bytes(out), starts)
+
+
+def _lsda_of(elf: Elf, frame: TrampolineFrame, at: int) -> bytes:
+    """A trampoline's LSDA, b"" where its function has none or it cannot be repeated."""
+    fde = frame.function
+    if not fde.lsda or fde.cie.personality is None:
+        return b""
+    tables = lsda.read_tables(elf, fde)
+    if tables is None:
+        return b""
+    try:
+        return lsda.make(elf, fde, tables, list(frame.regions), at)
+    except struct.error:
+        return b""
 
 
 def debug_frame(frames: list[TrampolineFrame], bits: int, base: int) -> bytes:

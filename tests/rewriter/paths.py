@@ -255,6 +255,8 @@ class Checker:
                 theirs = self._decode(self.old, old)
                 if theirs.flow_control == FlowControl.UNCONDITIONAL_BRANCH and (
                     theirs.near_branch_target == ins.near_branch_target
+                    # A moved jump, not the jump back to one that stayed.
+                    or (not self.old.read(new, 1) and ins.near_branch_target != old)
                 ):
                     return new
                 new = ins.near_branch_target

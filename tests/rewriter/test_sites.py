@@ -126,7 +126,9 @@ def test_no_header_to_spare_is_refused(tmp_path: Path) -> None:
 
 def test_wide_code_is_refused(tmp_path: Path) -> None:
     """Two code segments a gigabyte apart: no trampoline is in safe reach of the first."""
-    far = _function("g", "lock addl $1, (%rdi)\nmov %eax, %ebx").replace(".text", '.section .far,"ax"')
+    far = _function("g", "lock addl $1, (%rdi)\nmov %eax, %ebx").replace(
+        ".text", '.section .far,"ax"'
+    )
     text = _function("f", "lock addl $1, (%rdi)\nmov %eax, %ebx") + far
     elf = _assemble(text, tmp_path, "-Wl,--section-start=.far=0x50000000")
     with pytest.raises(Unsupported, match="no room for trampolines within reach of 0x1000"):

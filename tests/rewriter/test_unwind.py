@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from rewriter.cache import rewritten
-from tests.rewriter.conftest import Compile
+from tests.rewriter import native
+from tests.rewriter.conftest import PROGRAMS, Compile
 
 
 def test_every_instruction_of_a_trampoline_unwinds(compile_program: Compile, cache: Path) -> None:
@@ -70,3 +71,29 @@ def test_gdb_backtrace(compile_program: Compile, cache: Path, tmp_path: Path) ->
     names = [name for _, name in frames]
     assert any("dsm" in n for n in names[:1]), done.stdout + done.stderr
     assert "outer" in names and "main" in names
+
+
+@pytest.mark.parametrize("flags", [(), ("-no-pie",), ("-static",)])
+def test_exception_from_inside_a_trampoline(
+    flags: tuple[str, ...], cache: Path, tmp_path: Path
+) -> None:
+    """A locked instruction faults, the signal's handler throws, the function catches."""
+    text, source, program = tmp_path / "f.s", PROGRAMS / "faults.cc", tmp_path / "faults"
+    compiler = ["g++", "-O2", "-fnon-call-exceptions", *flags]
+    subprocess.run([*compiler, "-S", "-o", str(text), str(source)], check=True)
+    new, count = re.subn(r"movl\t\$12345,", "lock addl $12345,", text.read_text())
+    assert count == 1
+    text.write_text(new)
+    subprocess.run([*compiler, "-o", str(program), str(text)], check=True)
+    expected = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    assert expected.stdout == "0 3 102 0 12350\n"
+    prepared = native.prepare(str(program), tmp_path, cache)
+    command = [rewritten(program, cache).path] if "-static" not in flags else None
+    launcher = native.build_launcher(tmp_path)
+    if command is not None:
+        seen = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (seen.returncode, seen.stdout) == (0, expected.stdout)
+    if "-static" in flags:
+        for armed in (False, True):
+            done = native.run(launcher, prepared, [], armed=armed)
+            assert (done.status, done.stdout.decode()) == (0, expected.stdout)
