@@ -125,6 +125,8 @@ class Supervisor:
         self._held: dict[int, float] = {}
         """Until when each requester keeps its pages if others ask for them."""
         self._hold_timer = False
+        self._asked = False
+        """Others have sent something since pages were last released."""
         self._waiting: dict[Any, Operation] = {}
         self._late: list[Stop] = []
         """Stops that were taken while waiting for another; handled with the next batch."""
@@ -158,8 +160,8 @@ class Supervisor:
                         self.step(Received(peer, wire.decode(payload)))
                     elif kind == CONTROL:
                         self.on_control(peer, messages.decode(payload))
-                if frames and self._held:
-                    self._release_held()
+                if frames:
+                    self._asked = True
 
         return on_ready
 
@@ -787,6 +789,12 @@ class Supervisor:
         self.run_ready()
         while self._late:
             self.on_stop(self._late.pop(0))
+            self.run_ready()
+        if self._asked:
+            # Only now, with those held that this very batch has granted: what it
+            # recalls may be one of them.
+            self._asked = False
+            self._release_held()
             self.run_ready()
         self.flush_links()
 
