@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver's small parts: scratch memory, placement, signal actions, trap maps."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+
+import pytest
+
+from supervisor.driver import messages, signals
+from supervisor.driver.code import CodeObject, TrapMap
+from supervisor.driver.placement import Placement
+from supervisor.driver.scratch import Scratch
+from supervisor.errors import PeerError
+from supervisor.units import HostId
+
+
+def test_scratch_is_given_out_once_and_taken_back() -> None:
+    scratch = Scratch()
+    leases = [scratch.lease() for _ in range(3)]
+    spans = []
+    for lease in leases:
+        for length in (1, 5000, 70_000, 3 << 20):
+            address = lease.allocate(length)
+            spans.append((address, address + length))
+            lease.write(address, b"z" * length)
+            assert lease.read(address, length) == b"z" * length
+    spans.sort()
+    assert all(low[1] <= high[0] for low, high in itertools.pairwise(spans))
+    before = len(scratch._free_large)
+    for lease in leases:
+        lease.release()
+    assert len(scratch._free_large) <= before
+    assert scratch.lease().allocate(8) in {span[0] for span in spans}
+
+
+def test_threads_are_shared_out_by_processors() -> None:
+    placement = Placement([1, 1])
+    hosts = []
+    for _ in range(4):
+        host = placement.choose()
+        placement.started(host)
+        hosts.append(host)
+    assert hosts == [1, 0, 1, 0]
+    placement = Placement([4, 2])
+    for _ in range(6):
+        placement.started(placement.choose())
+    assert placement.threads == [4, 2]
+    placement.moved(HostId(1), HostId(0))
+    assert placement.threads == [5, 1]
+
+
+def test_forced_signals_are_never_ignored_nor_deferred_in_the_kernel() -> None:
+    ignore = signals.ACTION.pack(signals.SIG_IGN, 0, 0, 0)
+    handler = signals.ACTION.pack(0x1234, 0, 0, (1 << 64) - 1)
+    assert signals.ACTION.unpack(signals.for_kernel(signal.SIGSEGV, ignore))[0] == signals.SIG_DFL
+    kept = signals.ACTION.unpack(signals.for_kernel(signal.SIGILL, handler))
+    assert kept[0] == 0x1234 and kept[1] & signals.SA_NODEFER
+    assert not kept[3] & signals.FORCED_MASK
+    assert signals.ACTION.unpack(signals.for_kernel(signal.SIGUSR1, ignore))[0] == signals.SIG_IGN
+
+
+def test_actions_after_execve() -> None:
+    actions = signals.Actions()
+    actions.set(signal.SIGUSR1, signals.ACTION.pack(0x1234, signals.SA_RESTART, 0, 0))
+    actions.set(signal.SIGUSR2, signals.ACTION.pack(signals.SIG_IGN, 0, 0, 0))
+    assert actions.runs_handler(signal.SIGUSR1)
+    assert actions.restarts(signal.SIGUSR1, -512)
+    assert not actions.restarts(signal.SIGUSR1, -514)
+    actions.executed()
+    assert not actions.runs_handler(signal.SIGUSR1)
+    assert actions.ignored(signal.SIGUSR2)
+
+
+def test_where_traps_lead() -> None:
+    traps = TrapMap()
+    found = CodeObject(0x1000, {0x100: 0x110}, {0x20: 0x108}, {0xF8: 0x110})
+    assert traps.add(found)
+    assert not traps.add(found)
+    assert traps.find(0x1100) == (0x1110, True)
+    assert traps.find(0x1020) == (0x1108, False)
+    assert traps.find(0x1021) is None
+    assert traps.past_check(0x10F7) is None
+    assert traps.past_check(0x10F8) == 0x1110
+    assert traps.past_check(0x1110) == 0x1110
+    assert traps.past_check(0x1111) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"\x90", b"\x92\xa5areas\x01", b"\xff" * 40])
+def test_malformed_control_messages_are_the_peer_s_fault(data: bytes) -> None:
+    with pytest.raises(PeerError):
+        messages.decode(data)
+
+
+def test_control_messages_survive_the_wire() -> None:
+    message = messages.SpecialCall(7, 202, [1, 2, 3, 4, 5, 2**64 - 1], b"p", b"r", b"x")
+    assert messages.decode(messages.encode(message)) == message

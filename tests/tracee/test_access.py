@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a faulting instruction wants: addresses, sizes and directions of its operands."""
+
+from __future__ import annotations
+
+import keystone
+import pytest
+
+from supervisor.coherence.messages import Access
+from supervisor.tracee.access import AccessDecoder, Touch, needs_of_fault
+from supervisor.tracee.ptrace import Registers
+
+_ASSEMBLER = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
+IP = 0x400000
+READ, WRITE = Access.READ, Access.WRITE
+
+
+def _registers() -> Registers:
+    registers = Registers()
+    registers.rip, registers.rsp = IP, 0x7000
+    registers.rdi, registers.rsi = 0x2000, 0x3000
+    registers.rax, registers.rcx, registers.fs_base = 5, 9, 0x100000
+    return registers
+
+
+def _touches(text: str) -> tuple[AccessDecoder, list[Touch]]:
+    decoder = AccessDecoder()
+    return decoder, decoder.touches(bytes(_ASSEMBLER.asm(text, IP)[0]), _registers())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("push rax", [(0x6FF8, 8, WRITE)]),
+        ("ret", [(0x7000, 8, READ)]),
+        ("mov eax, fs:[0x28]", [(0x100028, 4, READ)]),
+        ("lock cmpxchg [rdi+rax*4+8], rcx", [(0x201C, 8, WRITE)]),
+        ("lock cmpxchg16b [rdi]", [(0x2000, 16, WRITE)]),
+        ("movups [rsp-24], xmm0", [(0x6FE8, 16, WRITE)]),
+        ("vmovdqu ymm0, [rsi]", [(0x3000, 32, READ)]),
+        ("stosq", [(0x2000, 8, WRITE)]),
+        ("rep movsb", [(0x2000, 0, WRITE), (0x3000, 0, READ)]),
+        ("lea rax, [rdi]", []),
+        ("mov eax, [esi]", [(0x3000, 4, READ)]),
+        ("mov eax, [rip+0x10]", [(IP + 0x16, 4, READ)]),
+    ],
+)
+def test_operands(text: str, expected: list[tuple[int, int, Access]]) -> None:
+    assert [tuple(touch) for touch in _touches(text)[1]] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "locked"),
+    [
+        ("lock inc dword ptr [rdi]", True),
+        ("xchg [rdi], eax", True),
+        ("xchg ecx, eax", False),
+        ("mov [rdi], eax", False),
+    ],
+)
+def test_bus_locked(text: str, locked: bool) -> None:
+    decoder, _ = _touches(text)
+    assert decoder.is_locked(IP) is locked
+
+
+def test_a_repeated_string_instruction_needs_both_its_sides() -> None:
+    _, touched = _touches("rep movsb")
+    needs = needs_of_fault(touched, 0x2000)
+    assert Touch(0x2000, 1, WRITE) in needs
+    assert Touch(0x3000, 1, READ) in needs
+
+
+def test_an_address_that_no_operand_covers_is_a_read() -> None:
+    _, touched = _touches("mov [rdi], eax")
+    assert Touch(IP, 1, READ) in needs_of_fault(touched, IP)
+
+
+def test_state_saved_past_the_known_extent_is_a_write() -> None:
+    _, touched = _touches("xsave [rdi]")
+    assert Touch(0x2800, 1, WRITE) in needs_of_fault(touched, 0x2800)
+
+
+def test_an_instruction_cut_short_is_decoded_again_when_the_rest_is_there() -> None:
+    decoder = AccessDecoder()
+    code = bytes(_ASSEMBLER.asm("lock cmpxchg [rdi+rax*4+8], rcx", IP)[0])
+    assert decoder.touches(code[:3], _registers()) == []
+    assert not decoder.cached(IP)
+    assert decoder.touches(code, _registers())[0].length == 8

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guest memory: bytes, pages and other backings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from supervisor.tracee.memory import FileBacking, GuestMemory, data_extents
+from supervisor.units import PAGE_SIZE, PageNumber
+
+
+def test_untouched_memory_reads_as_zero_and_takes_none() -> None:
+    memory = GuestMemory()
+    try:
+        assert memory.read_bytes(0x7FFF_0000_0123, 10) == bytes(10)
+        assert os.fstat(memory.descriptor).st_blocks == 0
+    finally:
+        memory.close()
+
+
+def test_zeroed_pages_give_their_memory_back() -> None:
+    memory = GuestMemory()
+    try:
+        memory.write(PageNumber(100), b"x" * (2 * PAGE_SIZE))
+        memory.zero(PageNumber(100), 1)
+        start = 100 * PAGE_SIZE
+        assert memory.read(PageNumber(100), 2) == bytes(PAGE_SIZE) + b"x" * PAGE_SIZE
+        assert data_extents(memory.descriptor, 0, 1 << 40) == [
+            (start + PAGE_SIZE, start + 2 * PAGE_SIZE)
+        ]
+    finally:
+        memory.close()
+
+
+def test_a_range_over_two_backings() -> None:
+    memory = GuestMemory()
+    with tempfile.TemporaryFile() as file:
+        file.write(b"f" * (PAGE_SIZE + 100))
+        file.flush()
+        start = 0x10000
+        memory.set_backing(start, start + 2 * PAGE_SIZE, FileBacking(file.fileno(), start))
+        memory.write_bytes(start - 4, b"abcdefgh")
+        assert os.pread(file.fileno(), 5, 0) == b"efghf"
+        assert memory.read_bytes(start - 4, 9) == b"abcdefghf"
+        # Past the end of the file: zeros, and stores do not lengthen it.
+        memory.write_bytes(start + PAGE_SIZE + 98, b"1234")
+        assert os.fstat(file.fileno()).st_size == PAGE_SIZE + 100
+        assert memory.read_bytes(start + PAGE_SIZE + 98, 4) == b"12\0\0"
+        memory.set_backing(start, start + PAGE_SIZE, None)
+        assert memory.read_bytes(start, 4) == bytes(4)
+        assert memory.read_bytes(start + PAGE_SIZE, 1) == b"f"
+    memory.close()
