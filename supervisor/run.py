@@ -7,12 +7,11 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import trio
 
@@ -104,6 +103,7 @@ async def _run_home(
     child_of: Callable[[int], HostId | None],
 ) -> int:
     started = time.monotonic()
+    report = None if job.stats_path is None else _open_report(job.stats_path)
     cpus = [info.cpus for info in membership.infos]
     home = Home(membership.hosts, membership.links, names, cpus, job.policy, job.tell)
     home.on_child_exit = child_of
@@ -126,8 +126,9 @@ async def _run_home(
     if home.trouble is not None:
         say(str(home.trouble))
     assert home.exit_status is not None
-    if job.stats_path is not None:
-        _write_statistics(job, home, cpus, time.monotonic() - started)
+    if report is not None:
+        with report:
+            _write_statistics(report, job, home, cpus, time.monotonic() - started)
     return home.exit_status
 
 
@@ -201,7 +202,15 @@ def _reap() -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _write_statistics(job: Job, home: Home, cpus: list[int], wall_s: float) -> None:
+def _open_report(path: str) -> TextIO:
+    """Before the program runs: what cannot be written should not cost a run."""
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise DsmsupError(f"cannot write statistics to '{path}': {error.strerror}") from None
+
+
+def _write_statistics(file: TextIO, job: Job, home: Home, cpus: list[int], wall_s: float) -> None:
     rows = {0: home.statistics(), **home.host_statistics}
     report = {
         "program": job.program,
@@ -213,10 +222,9 @@ def _write_statistics(job: Job, home: Home, cpus: list[int], wall_s: float) -> N
             for host in range(home.hosts)
         ],
     }
-    assert job.stats_path is not None
     try:
-        with open(job.stats_path, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
-            file.write("\n")
+        json.dump(report, file, indent=2)
+        file.write("\n")
+        file.flush()
     except OSError as error:
-        print(f"dsmsup: cannot write '{job.stats_path}': {error.strerror}", file=sys.stderr)
+        say(f"cannot write statistics to '{job.stats_path}': {error.strerror}")

@@ -61,7 +61,7 @@ from supervisor.tracee.access import INSTRUCTION_LENGTH_MAX, AccessDecoder, need
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.memory import GuestMemory
-from supervisor.tracee.stops import Stop, StopKind, drain, wait_for
+from supervisor.tracee.stops import Stop, StopKind, drain, wait_among
 from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
 HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 300e-6}
@@ -126,10 +126,10 @@ class Supervisor:
         """Until when each requester keeps its pages if others ask for them."""
         self._hold_timer = False
         self._asked = False
-        """Others have sent something since pages were last released."""
+        """Something may have been asked for since pages were last released."""
         self._waiting: dict[Any, Operation] = {}
-        self._late: list[Stop] = []
-        """Stops that were taken while waiting for another; handled with the next batch."""
+        self._late: deque[Stop] = deque()
+        """Stops that have been taken from the kernel and not handled yet."""
         self.several_writers = policy != "single-writer" and hosts > 1
         self._next_tick = 0.0
         self.may_spin = False
@@ -160,8 +160,6 @@ class Supervisor:
                         self.step(Received(peer, wire.decode(payload)))
                     elif kind == CONTROL:
                         self.on_control(peer, messages.decode(payload))
-                if frames:
-                    self._asked = True
 
         return on_ready
 
@@ -207,10 +205,15 @@ class Supervisor:
     def on_control(self, host: HostId, message: messages.AnyControl) -> None:
         raise NotImplementedError
 
+    def adopt_agent(self, agent: Agent) -> None:
+        self.agent = agent
+        agent.others = self._late
+
     # Coherence --------------------------------------------------------------------
 
     def step(self, event: Event) -> None:
         """Step the node and carry its effects out, in order."""
+        self._asked = True
         pending: deque[Event] = deque((event,))
         while pending:
             for effect in self.node.step(pending.popleft()):
@@ -263,7 +266,7 @@ class Supervisor:
     def _out_of_check(self, thread: Thread) -> None:
         try:
             ptrace.interrupt(thread.task)
-            stop = wait_for(thread.task)
+            stop = wait_among(thread.task, self._late)
             if stop.kind is not StopKind.GROUP_STOP:
                 self._late.append(stop)  # the interrupt's own stop follows, and is let go
                 return
@@ -278,7 +281,7 @@ class Supervisor:
                 if thread.registers.rip == native or found is not None:
                     break
                 thread.single_step()
-                stop = wait_for(thread.task)
+                stop = wait_among(thread.task, self._late)
                 if stop != (thread.task, StopKind.SIGNAL, signal.SIGTRAP):
                     self._late.append(stop)
                     return
@@ -385,8 +388,8 @@ class Supervisor:
     # Stops --------------------------------------------------------------------------
 
     def _on_children(self) -> None:
-        for stop in drain():
-            self.on_stop(stop)
+        # Handled one by one in `settle`: none may be lost where handling one raises.
+        self._late += drain()
 
     def on_stop(self, stop: Stop) -> None:
         thread = self.threads.get(stop.pid)
@@ -788,7 +791,7 @@ class Supervisor:
         """After each batch of events: go on with whoever can, and send what is due."""
         self.run_ready()
         while self._late:
-            self.on_stop(self._late.pop(0))
+            self.on_stop(self._late.popleft())
             self.run_ready()
         if self._asked:
             # Only now, with those held that this very batch has granted: what it

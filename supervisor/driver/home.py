@@ -131,7 +131,7 @@ class Home(Supervisor):
             self.pid, self.memory, self.control, self.scratch.descriptor, SCRATCH_SIZE,
             self.code.substitute,
         )  # fmt: skip
-        self.agent = taken.agent
+        self.adopt_agent(taken.agent)
         self.space = taken.space
         self.native_backing = taken.native
         self.break_start = self.break_end = taken.break_start
@@ -454,6 +454,8 @@ class Home(Supervisor):
     def on_control(self, host: HostId, message: AnyControl) -> None:
         if isinstance(message, SystemCall):
             thread = self._thread_of(host, message.tid)
+            if thread is None:
+                return
             row = ROWS.get(message.number)
             if row is None or not _may_be_forwarded(row):
                 raise PeerError(f"host {host} forwarded system call {message.number}")
@@ -464,6 +466,8 @@ class Home(Supervisor):
             )  # fmt: skip
         elif isinstance(message, SpecialCall):
             thread = self._thread_of(host, message.tid)
+            if thread is None:
+                return
             row = ROWS.get(message.number)
             if row is None:
                 raise handlers.unknown_call(message.number)
@@ -476,7 +480,9 @@ class Home(Supervisor):
                 lambda value: self.answer(thread, value),
             )  # fmt: skip
         elif isinstance(message, Departed):
-            self._came_home(self._thread_of(host, message.tid), message)
+            thread = self._thread_of(host, message.tid)
+            if thread is not None:
+                self._came_home(thread, message)
         elif isinstance(message, ClockProbe):
             answer = ClockAnswer(
                 message.asked_ns, time.monotonic_ns(), time.time_ns(), clocks.boot_id()
@@ -491,9 +497,12 @@ class Home(Supervisor):
         else:
             raise PeerError(f"host {host} sent a message that only home sends")
 
-    def _thread_of(self, host: HostId, tid: int) -> Thread:
+    def _thread_of(self, host: HostId, tid: int) -> Thread | None:
+        """The thread that a host speaks for; None when it has ended meanwhile."""
         thread = self.by_tid.get(tid)
-        if thread is None or thread.away != host:
+        if thread is None:
+            return None
+        if thread.away != host:
             raise PeerError(f"host {host} speaks for thread {tid}, which it does not have")
         if thread.operation is not None:
             raise PeerError(f"host {host} sent two system calls of thread {tid} at once")

@@ -85,9 +85,10 @@ class Lender(Supervisor):
         self._best_round_trip_ns = 1 << 62
 
     def start(self, cpus: list[int] | None) -> None:
-        self.pid, self.agent = launch_vessel(
+        self.pid, agent = launch_vessel(
             self.memory, self.control, seccomp.build(native_everywhere), cpus
         )
+        self.adopt_agent(agent)
         self.send(HOME, ClockProbe(time.monotonic_ns()))
 
     # Threads ------------------------------------------------------------------------------
@@ -402,7 +403,7 @@ class Lender(Supervisor):
             return
         self.send(HOME, Trouble(str(error)))
         self.flush_links()
-        self.trouble = error
+        self.trouble = DsmsupError(f"host {self.host} ({self.names[self.host]}): {error}")
         self.finished = True
 
     def _on_user_signal(self, number: int, from_kernel: bool) -> None:

@@ -5,7 +5,7 @@ It is always parked in a ptrace stop at the stub's int3 (control.py). To run a
 list of calls the supervisor writes the list into the control block, lets the
 agent go, and waits for its next int3: two context switches for any number of
 calls, and no register traffic. Stops of other threads that arrive meanwhile
-stay with the kernel, because only the agent is waited for.
+are kept for the event loop.
 
 The agent has a descriptor table of its own (cloned without CLONE_FILES): the
 program neither sees nor can close the guest memory's descriptor, and the agent
@@ -17,12 +17,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections import deque
 from typing import Final
 
 from supervisor.errors import DsmsupError, GuestDied
 from supervisor.tracee import ptrace
 from supervisor.tracee.control import CALLS_MAX, ControlBlock
-from supervisor.tracee.stops import StopKind, wait_for
+from supervisor.tracee.stops import Stop, StopKind, wait_among
 
 SYS_MMAP: Final = 9
 SYS_MPROTECT: Final = 10
@@ -74,6 +75,8 @@ class Agent:
         """The guest memory's descriptor number in the agent's table."""
         self.injections = 0
         self.calls = 0
+        self.others: deque[Stop] = deque()
+        """What other tasks told meanwhile; for the event loop to handle."""
         self.born: list[int] = []
         """Threads that a list's clone calls made; taken by `take_born`."""
 
@@ -94,7 +97,7 @@ class Agent:
                 ptrace.cont(self.tid, signal_number)
             except ptrace.TraceeGone:
                 raise GuestDied("the guest process is gone") from None
-            stop = wait_for(self.tid)
+            stop = wait_among(self.tid, self.others)
             signal_number = 0
             if stop.kind is StopKind.SIGNAL:
                 if stop.detail == signal.SIGTRAP:

@@ -87,8 +87,10 @@ def finish_exec(pid: int) -> None:
 
 
 def _exec_error(report: bytes, path: str | int) -> DsmsupError:
-    if not report:
-        return DsmsupError(f"cannot start '{path}': the child process died")
+    if not report:  # execve(2) kills the process where it finds out too late to return
+        return CannotExecute(
+            f"cannot execute '{path}': the kernel cannot load it (a damaged ELF file?)"
+        )
     code = int(report)
     if code == errno.ENOENT:
         if isinstance(path, str) and os.path.exists(path):

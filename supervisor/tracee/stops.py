@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -62,11 +63,20 @@ def decode(pid: int, status: int) -> Stop:
 
 def wait_for(pid: int) -> Stop:
     """Block until this tracee stops or ends (only where its next stop is certain and near)."""
+    return decode(*os.waitpid(pid, ptrace.WALL))
+
+
+def wait_among(pid: int, others: deque[Stop]) -> Stop:
+    """As `wait_for`, where other tracees may have something to tell: it goes into `others`.
+
+    The end of a thread group's leader is told only when those of its other
+    threads have been taken: to wait for the leader alone would be to wait for ever.
+    """
     while True:
-        try:
-            return decode(*os.waitpid(pid, ptrace.WALL))
-        except InterruptedError:
-            continue
+        stop = decode(*os.waitpid(-1, ptrace.WALL))
+        if stop.pid == pid:
+            return stop
+        others.append(stop)
 
 
 def drain() -> list[Stop]:
