@@ -263,10 +263,23 @@ class Supervisor:
             if not thread.stopped and not thread.stepping and thread.operation is None:
                 self._out_of_check(thread)
 
+    def next_stop(self, task: int) -> Stop:
+        """The next stop of a task that is certain and near; others' are kept for later.
+
+        It may have been taken already, in a wait for another task.
+        """
+        for at, stop in enumerate(self._late):
+            if stop.pid == task:
+                del self._late[at]
+                return stop
+        return wait_among(task, self._late)
+
     def _out_of_check(self, thread: Thread) -> None:
+        if any(stop.pid == thread.task for stop in self._late):
+            return  # it has stopped, for reasons of its own
         try:
             ptrace.interrupt(thread.task)
-            stop = wait_among(thread.task, self._late)
+            stop = self.next_stop(thread.task)
             if stop.kind is not StopKind.GROUP_STOP:
                 self._late.append(stop)  # the interrupt's own stop follows, and is let go
                 return
@@ -281,7 +294,7 @@ class Supervisor:
                 if thread.registers.rip == native or found is not None:
                     break
                 thread.single_step()
-                stop = wait_among(thread.task, self._late)
+                stop = self.next_stop(thread.task)
                 if stop != (thread.task, StopKind.SIGNAL, signal.SIGTRAP):
                     self._late.append(stop)
                     return

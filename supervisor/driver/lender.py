@@ -50,7 +50,7 @@ from supervisor.syscalls.marshal import gather, goes_on, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import ROWS, native_everywhere
 from supervisor.tracee import control, inject, ptrace, seccomp
-from supervisor.tracee.stops import Stop, StopKind, wait_for
+from supervisor.tracee.stops import Stop, StopKind
 from supervisor.tracee.vessel import launch_vessel
 from supervisor.units import HOME, HostId
 
@@ -136,7 +136,7 @@ class Lender(Supervisor):
         if result < 0:
             raise DsmsupError(f"cannot make a thread: {OSError(-result).strerror or -result}")
         self.agent.take_born()
-        wait_for(result)
+        self.next_stop(result)
         ptrace.set_signal_mask(result, 0)
         thread = self.add_thread(message.tid, result)
         self.by_tid[message.tid] = thread
