@@ -127,7 +127,7 @@ def test_key_that_others_may_read_is_refused(place: Place) -> None:
 
 def test_threads_compute_on_every_host(place: Place) -> None:
     """Not only started there: each host's guest uses its processor."""
-    run = place.start([*harness.dsmsup_command(), "exec", "-n", "3",
+    run = place.start([*harness.dsmsup_command(), "exec", "--no-migrate", "-n", "3",
                        str(harness.BIN / "endless"), "6", "60"])
     run.wait_for_output(b"ready\n")
     guests = [process.pid for process in place.ours() if process.tracer]
