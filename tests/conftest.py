@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -14,6 +15,10 @@ MARKERS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts background jobs with these ignored, and what is started from
+    # here would inherit it: programs would rightly not end of Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
