@@ -134,6 +134,8 @@ class Supervisor:
         self._next_tick = 0.0
         self.may_spin = False
         """No other host of the run uses this host's processors."""
+        self.native_begun = False
+        """A task has been sent into the kernel since the last sleep; it needs the processor."""
         self._flush_wanted: set[HostId] = set()
         self.events.on_children = self._on_children
         for peer, link in links.items():
@@ -826,7 +828,9 @@ class Supervisor:
                 self.settle()
                 if self.finished:
                     break
-                await self.events.wait(self.may_spin and not self._computing())
+                spin = self.may_spin and not self.native_begun and not self._computing()
+                self.native_begun = False
+                await self.events.wait(spin)
             except GuestDied as error:
                 self.guest_died(error)
             except DsmsupError as error:

@@ -276,6 +276,7 @@ class Home(Supervisor):
         elif kind is Proceed:
             thread = operation.thread
             thread.native = operation
+            self.native_begun = True
             thread.entered = True
             thread.at_gadget = False
             thread.cont_to_syscall()
@@ -297,6 +298,7 @@ class Home(Supervisor):
     def _start_native(self, operation: Operation, want: Native) -> None:
         thread = operation.thread
         thread.native = operation
+        self.native_begun = True
         registers = ptrace.Registers.from_buffer_copy(thread.registers)
         for name, value in zip(ARGUMENT_REGISTERS, want.arguments, strict=False):
             setattr(registers, name, value & 0xFFFF_FFFF_FFFF_FFFF)
