@@ -16,14 +16,12 @@ from typing import Final
 
 import msgspec
 
+from supervisor.arch import X86_64, Arch
 from supervisor.units import PAGE_SIZE
 
 READ: Final = 1
 WRITE: Final = 2
 EXEC: Final = 4
-
-MMAP_TOP: Final = 0x7FFF_F000_0000
-MMAP_BOTTOM: Final = 0x0000_1000_0000
 
 
 class Kind(IntEnum):
@@ -59,7 +57,9 @@ class Area(msgspec.Struct, frozen=True, array_like=True):
 class AddressSpace:
     """Areas sorted by start, disjoint, neighbours of the same sort merged."""
 
-    def __init__(self, areas: list[Area] | None = None) -> None:
+    def __init__(self, areas: list[Area] | None = None, arch: Arch = X86_64) -> None:
+        self.top = arch.mmap_top
+        self.bottom = arch.mmap_bottom
         self._areas: list[Area] = []
         self._starts: list[int] = []
         if areas:
@@ -160,22 +160,22 @@ class AddressSpace:
 
         As the kernel does (arch_get_unmapped_area_topdown), from the top down.
         """
-        if hint and hint % PAGE_SIZE == 0 and hint >= MMAP_BOTTOM \
-                and hint + length <= MMAP_TOP and not self.overlapping(hint, hint + length):
+        if hint and hint % PAGE_SIZE == 0 and hint >= self.bottom \
+                and hint + length <= self.top and not self.overlapping(hint, hint + length):
             return hint
-        ceiling = MMAP_TOP
+        ceiling = self.top
         for area in reversed(self._areas):
-            if area.end <= MMAP_BOTTOM:
+            if area.end <= self.bottom:
                 break
             if area.start >= ceiling:
                 continue
             if area.end < ceiling:
                 start = (ceiling - length) // alignment * alignment
-                if start >= area.end and start >= MMAP_BOTTOM:
+                if start >= area.end and start >= self.bottom:
                     return start
             ceiling = min(ceiling, area.start)
         start = (ceiling - length) // alignment * alignment
-        return start if start >= MMAP_BOTTOM else None
+        return start if start >= self.bottom else None
 
 
 def _mergeable(left: Area, right: Area) -> bool:

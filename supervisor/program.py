@@ -9,6 +9,7 @@ import stat
 import struct
 from typing import Final
 
+from supervisor.arch import ALL, of_elf
 from supervisor.errors import CannotExecute, NotFound
 
 _MACHINES: Final = {
@@ -16,6 +17,8 @@ _MACHINES: Final = {
     183: "AArch64", 243: "RISC-V", 258: "LoongArch",
 }  # fmt: skip
 _X86_64: Final = 62
+_HEADER_SIZE: Final = 52
+"""Bytes of the smaller ELF header, that of 32-bit files."""
 _ET_EXEC: Final = 2
 _ET_DYN: Final = 3
 
@@ -51,7 +54,7 @@ def find_program(name: str) -> str:
 
 
 def check_header(path: str) -> None:
-    """Raise CannotExecute unless the file is an x86-64 ELF program or a script."""
+    """Raise CannotExecute unless the file is an ELF program for x86, or a script."""
     try:
         with open(path, "rb") as file:
             header = file.read(64)
@@ -61,13 +64,16 @@ def check_header(path: str) -> None:
         return
     if not header.startswith(b"\x7fELF"):
         raise CannotExecute(f"cannot execute '{path}': it is neither an ELF program nor a script")
-    if len(header) < 64:
+    if len(header) < _HEADER_SIZE:
         raise CannotExecute(f"cannot execute '{path}': the ELF file is cut short")
     kind, machine = struct.unpack_from("<HH" if header[5] == 1 else ">HH", header, 16)
-    if machine != _X86_64 or header[4] != 2:
+    if of_elf(header) is None:
         name = _MACHINES.get(machine, f"machine {machine}")
+        if machine == _X86_64 and header[4] == 1:
+            name = "x32"
         raise CannotExecute(
-            f"cannot execute '{path}': it is built for {name}, and dsmsup runs x86-64 programs"
+            f"cannot execute '{path}': it is built for {name}, and dsmsup runs "
+            f"{' and '.join(arch.name for arch in ALL)} programs"
         )
     if kind not in (_ET_EXEC, _ET_DYN):
         raise CannotExecute(f"cannot execute '{path}': it is an ELF file, but not a program")

@@ -48,7 +48,7 @@ kexec_file_load bpf execveat userfaultfd membarrier mlock2 copy_file_range pread
 pkey_mprotect pkey_alloc pkey_free statx io_pgetevents rseq uretprobe uprobe
 """
 
-_FROM_424: Final = """
+FROM_424: Final = """
 pidfd_send_signal io_uring_setup io_uring_enter io_uring_register open_tree move_mount fsopen
 fsconfig fsmount fspick pidfd_open clone3 close_range openat2 pidfd_getfd faccessat2
 process_madvise epoll_pwait2 mount_setattr quotactl_fd landlock_create_ruleset landlock_add_rule
@@ -60,7 +60,7 @@ removexattrat open_tree_attr file_getattr file_setattr listns rseq_slice_yield
 
 NAMES: Final[dict[int, str]] = {
     **dict(enumerate(_FROM_0.split())),
-    **dict(enumerate(_FROM_424.split(), start=424)),
+    **dict(enumerate(FROM_424.split(), start=424)),
 }
 """Name of each number."""
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from select import EPOLLIN, EPOLLOUT
 from typing import Any, Final
 
+from supervisor.arch import Arch
 from supervisor.areas import EXEC, READ, WRITE, AddressSpace, Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence import wire
@@ -54,8 +55,11 @@ from supervisor.driver.operations import (
 )
 from supervisor.driver.signals import Actions
 from supervisor.driver.thread import Thread
-from supervisor.errors import DsmsupError, GuestDied, PeerError, PeerLost
+from supervisor.errors import DsmsupError, GuestDied, PeerError, PeerLost, UnsupportedError
+from supervisor.syscalls import handlers
 from supervisor.syscalls.call import Acquire
+from supervisor.syscalls.spec import Row
+from supervisor.syscalls.table import TABLES
 from supervisor.tracee import inject, ptrace
 from supervisor.tracee.access import INSTRUCTION_LENGTH_MAX, AccessDecoder, needs_of_fault
 from supervisor.tracee.control import ControlBlock
@@ -371,18 +375,22 @@ class Supervisor:
 
     # Threads ------------------------------------------------------------------------
 
-    def add_thread(self, tid: int, task: int) -> Thread:
-        thread = Thread(tid, task, next(self._requester_ids), self.actions)
+    def add_thread(self, tid: int, task: int, arch: Arch) -> Thread:
+        thread = Thread(tid, task, next(self._requester_ids), self.actions, arch)
         self.threads[task] = thread
         self._requesters[thread.requester] = thread
         return thread
 
     @staticmethod
-    def set_context(thread: Thread, registers: bytes) -> None:
-        """Take over a register set that another host sent."""
-        if len(registers) != ptrace.REGISTERS_SIZE:
+    def registers_of(data: bytes) -> ptrace.Registers:
+        """A register set that another host sent."""
+        if len(data) != ptrace.REGISTERS_SIZE:
             raise PeerError("a register set of the wrong size")
-        ctypes.memmove(ctypes.addressof(thread.registers), registers, ptrace.REGISTERS_SIZE)
+        return ptrace.Registers.from_buffer_copy(data)
+
+    def set_context(self, thread: Thread, registers: bytes) -> None:
+        """Take over a register set that another host sent."""
+        ctypes.pointer(thread.registers)[0] = self.registers_of(registers)
 
     def remove_thread(self, thread: Thread) -> None:
         self.threads.pop(thread.task, None)
@@ -435,6 +443,19 @@ class Supervisor:
 
     def on_call(self, thread: Thread) -> None:
         raise NotImplementedError
+
+    def called_row(self, thread: Thread) -> Row:
+        """The row of the call that a thread has stopped at."""
+        arch, number = thread.arch, thread.registers.orig_rax
+        bits = ptrace.get_event_message(thread.task)
+        if bits != arch.bits:
+            raise UnsupportedError(
+                f"the program, a {arch.bits}-bit one, made a {bits}-bit system call ({number})"
+            )
+        row = TABLES[arch].rows.get(number)
+        if row is None:
+            raise handlers.unknown_call(arch, number)
+        return row
 
     def on_call_exit(self, thread: Thread) -> None:
         raise NotImplementedError

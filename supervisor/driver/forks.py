@@ -16,13 +16,16 @@ image is taken over as the first one was.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from supervisor.arch.base import NO_CALL
 from supervisor.areas import Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import Native, Steps, Wait
 from supervisor.syscalls.call import Acquire
+from supervisor.syscalls.handlers import threads
 from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.memory import ADDRESS_SPACE_SIZE, data_extents
@@ -33,14 +36,12 @@ if TYPE_CHECKING:
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
 
-SYS_CLONE: Final = 56
 CLONE_VM: Final = 0x00000100
 CLONE_VFORK: Final = 0x00004000
 CLONE_SETTLS: Final = 0x00080000
 CLONE_PARENT_SETTID: Final = 0x00100000
 CLONE_CHILD_SETTID: Final = 0x01000000
 COPY_PIECE: Final = 1 << 20
-NO_CALL: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class Forks:
@@ -48,25 +49,33 @@ class Forks:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self._contexts: dict[int, tuple[bytes, bytes]] = {}
-        """Registers and XSAVE state that a vfork child begins with, by its parent's task."""
+        self._contexts: dict[int, tuple[bytes, bytes, list[bytes]]] = {}
+        """Registers, XSAVE state and descriptors of TLS that a vfork child begins with, by
+        its parent's task."""
 
     def fork(self, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-        """clone(2) without CLONE_THREAD."""
+        """clone(2) without CLONE_THREAD; the arguments in the order of x86-64."""
         flags, stack, parent_tid, child_tid, tls, _ = args
-        home = self.home
+        home, arch = self.home, thread.arch
+        record = yield from threads.tls_record(home, arch, flags, tls)
+        if record is None:
+            return -errno.EFAULT
         context = ptrace.Registers.from_buffer_copy(home.context_of(thread, call))
         context.rax = 0
         context.orig_rax = NO_CALL
         if stack:
             context.rsp = stack
+        areas = [record] if record else []
         if flags & CLONE_SETTLS:
-            context.fs_base = tls
+            arch.set_tls(context, tls, record)
         xstate = call.xstate if call is not None else b""
-        ours = CLONE_PARENT_SETTID | CLONE_CHILD_SETTID
-        native = Native(SYS_CLONE, [flags & ~ours, stack, 0, child_tid, tls, 0])
+        ours = CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_SETTLS
+        native = Native(
+            arch.numbers["clone"],
+            arch.clone_arguments([flags & ~ours, stack, 0, child_tid, 0]),
+        )
         if flags & CLONE_VM:
-            self._contexts[thread.task] = (bytes(context), xstate)
+            self._contexts[thread.task] = (bytes(context), xstate, areas)
             child = yield native  # `born` tells of the child, long before this returns
             self._contexts.pop(thread.task, None)
         else:
@@ -81,7 +90,7 @@ class Forks:
                     if child not in home.newborn:
                         yield Wait(("born", child))
                     home.newborn.discard(child)
-                    self._begin(child, copy, context, xstate)
+                    self._begin(child, copy, context, xstate, areas)
             finally:
                 os.close(copy)
         if child > 0 and flags & CLONE_PARENT_SETTID and home.check(parent_tid, 4, Access.WRITE):
@@ -106,7 +115,10 @@ class Forks:
                     data = home.memory.read_bytes(at, min(COPY_PIECE, end - at))
                     os.pwrite(copy, data, at)
 
-    def _begin(self, child: int, copy: int, context: ptrace.Registers, xstate: bytes) -> None:
+    def _begin(
+        self, child: int, copy: int, context: ptrace.Registers, xstate: bytes,
+        areas: list[bytes],
+    ) -> None:  # fmt: skip
         """Give a forked child its own memory and let it run."""
         home = self.home
         lease = home.scratch.lease()
@@ -130,6 +142,7 @@ class Forks:
                 inject.SYS_MMAP, control.ARMED, 0x1000, inject.PROT_READ,
                 inject.MAP_PRIVATE | inject.MAP_FIXED | inject.MAP_ANONYMOUS, NO_CALL, 0,
             )  # fmt: skip
+            ptrace.set_thread_areas(child, areas)
             ptrace.set_registers(child, context)
             if xstate:
                 ptrace.set_xstate(child, xstate)
@@ -147,15 +160,16 @@ class Forks:
 
     def _begin_vforked(self, parent: Thread, child: int) -> Steps:
         home = self.home
-        registers, xstate = self._contexts[parent.task]
+        registers, xstate, areas = self._contexts[parent.task]
         if child not in home.newborn:
             yield Wait(("born", child))
         home.newborn.discard(child)
-        thread = home.add_thread(child, child)
+        thread = home.add_thread(child, child, parent.arch)
         thread.borrowed = True
         thread.actions = parent.actions.copy()
         home.set_context(thread, registers)
         try:
+            ptrace.set_thread_areas(child, areas)
             ptrace.set_registers(child, thread.registers)
             if xstate:
                 ptrace.set_xstate(child, xstate)

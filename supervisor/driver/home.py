@@ -17,6 +17,8 @@ from collections.abc import Callable
 from errno import EINTR
 from typing import Any, Final
 
+from supervisor.arch import X86_64, Arch
+from supervisor.arch.base import NO_CALL
 from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access, Discarded
@@ -44,7 +46,7 @@ from supervisor.driver.messages import (
 )
 from supervisor.driver.operations import Background, Native, Operation, Proceed, Steps, Wait
 from supervisor.driver.placement import Placement
-from supervisor.driver.scratch import SCRATCH_SIZE, Scratch
+from supervisor.driver.scratch import Scratch
 from supervisor.driver.thread import Thread
 from supervisor.driver.untrapped import OneWriterAtATime
 from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError, GuestDied, PeerError
@@ -53,16 +55,10 @@ from supervisor.syscalls import handlers
 from supervisor.syscalls.handlers import clocks
 from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
 from supervisor.syscalls.spec import Row, Where
-from supervisor.syscalls.table import ROWS, is_plain, native_at_home
+from supervisor.syscalls.table import TABLES, is_plain
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HOME, PAGE_SHIFT, HostId, PageNumber
-
-ARGUMENT_REGISTERS: Final = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
-NO_CALL: Final = -1 & 0xFFFF_FFFF_FFFF_FFFF
-SYS_EXIT: Final = 60
-SYS_EXIT_GROUP: Final = 231
-SYS_GETPID: Final = 39
 
 TERMINATION_S: Final = 5.0
 """How long the program may take to end after dsmsup was sent SIGTERM."""
@@ -87,7 +83,7 @@ class Home(Supervisor):
         verbose: Callable[[str], None],
     ) -> None:
         super().__init__(HOME, hosts, links, names, policy, verbose)
-        self.scratch = Scratch()
+        self.scratch = Scratch(X86_64)
         self.code = CodeMap(self._on_code)
         self.placement = Placement(cpus)
         self.by_tid: dict[int, Thread] = {}
@@ -117,7 +113,7 @@ class Home(Supervisor):
             path,
             [os.fsencode(argument) for argument in arguments],
             os.environb,
-            seccomp.build(native_at_home),
+            seccomp.build({arch: table.native_at_home for arch, table in TABLES.items()}),
             cpus=cpus,
         )
         self.pidfd = os.pidfd_open(self.pid)
@@ -128,9 +124,8 @@ class Home(Supervisor):
     def _take_over(self) -> None:
         """Put the image that stands at the exit of its execve under the supervisor; let it run."""
         taken = image.take_over(
-            self.pid, self.memory, self.control, self.scratch.descriptor, SCRATCH_SIZE,
-            self.code.substitute,
-        )  # fmt: skip
+            self.pid, self.memory, self.control, self._scratch_for, self.code.substitute
+        )
         self.adopt_agent(taken.agent)
         self.space = taken.space
         self.native_backing = taken.native
@@ -138,9 +133,15 @@ class Home(Supervisor):
         for loaded_path, bias in taken.loaded.items():
             self.code.loaded(loaded_path, bias)
         self._check_code()
-        main = self.add_thread(self.pid, self.pid)
+        main = self.add_thread(self.pid, self.pid, self.scratch.arch)
         self.by_tid[self.pid] = main
         self.resume(main)
+
+    def _scratch_for(self, arch: Arch) -> int:
+        """The descriptor of the scratch memory of an image of this architecture."""
+        if self.scratch.arch is not arch:
+            self.scratch = Scratch(arch)
+        return self.scratch.descriptor
 
     def restart(self) -> None:
         """The program has executed another: its threads are gone, on all hosts; begin anew."""
@@ -169,17 +170,14 @@ class Home(Supervisor):
 
     def on_call(self, thread: Thread) -> None:
         registers = ptrace.get_registers(thread.task, thread.registers)
-        number = registers.orig_rax
-        row = ROWS.get(number)
-        if row is None:
-            raise handlers.unknown_call(number)
+        row = self.called_row(thread)
         where = row.where
         thread.entered = False
         if where is Where.SPACE or where is Where.HANDLER or row.name in handlers.OVERRIDES:
-            handler = handlers.HOME_HANDLERS.get(row.name)
+            handler = handlers.find(row)
             if handler is None:
                 raise handlers.unsupported_call(row)
-            steps = handler(self, thread, self._arguments(registers), None)
+            steps = handler(self, thread, thread.arch.arguments_of(registers), None)
         elif where is Where.ANSWER or where is Where.REFUSE:
             self._finish(thread, handlers.refusal(row))
             return
@@ -190,26 +188,21 @@ class Home(Supervisor):
                 self.resume(thread)  # the kernel may do it on guest memory itself
             return
         else:
-            steps = self.run_marshalled(thread, row, self._arguments(registers))
+            steps = self.run_marshalled(thread, row, thread.arch.arguments_of(registers))
         if self.node.armed and not row.quiet:
             steps = self._flush_first(steps)
         self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
 
-    @staticmethod
-    def _arguments(registers: ptrace.Registers) -> list[int]:
-        return [getattr(registers, name) for name in ARGUMENT_REGISTERS]
-
     def row_of(self, thread: Thread, call: SpecialCall | None) -> Row:
         """The row of the call that a thread has stopped at."""
-        return ROWS[thread.registers.orig_rax if call is None else call.number]
+        number = thread.registers.orig_rax if call is None else call.number
+        return TABLES[thread.arch].rows[number]
 
     def context_of(self, thread: Thread, call: SpecialCall | None) -> ptrace.Registers:
         """The registers of the call that a thread has stopped at."""
         if call is None:
             return thread.registers
-        if len(call.registers) != ptrace.REGISTERS_SIZE:
-            raise PeerError("a register set of the wrong size")
-        return ptrace.Registers.from_buffer_copy(call.registers)
+        return self.registers_of(call.registers)
 
     def is_linker_code(self, ip: int) -> bool:
         area = self.space.find(ip)
@@ -300,30 +293,27 @@ class Home(Supervisor):
         thread.native = operation
         self.native_begun = True
         registers = ptrace.Registers.from_buffer_copy(thread.registers)
-        for name, value in zip(ARGUMENT_REGISTERS, want.arguments, strict=False):
-            setattr(registers, name, value & 0xFFFF_FFFF_FFFF_FFFF)
         try:
             if thread.away == HOME and not thread.entered:
                 # In its seccomp stop: the call itself runs, with other arguments.
                 thread.entered = True
                 thread.at_gadget = False
+                thread.arch.set_arguments(registers, want.arguments)
                 registers.orig_rax = want.number
                 ptrace.set_registers(thread.task, registers)
                 thread.cont_to_syscall()
             else:
                 thread.entered = thread.at_gadget = True
-                registers.rip = control.GADGET
-                registers.rax = want.number
-                registers.orig_rax = NO_CALL
+                thread.arch.begin_call(registers, want.number, want.arguments)
                 ptrace.set_registers(thread.task, registers)
                 thread.cont()
         except ptrace.TraceeGone:
             pass
 
-    def _native_done(self, thread: Thread, value: int) -> None:
+    def _native_done(self, thread: Thread, rax: int) -> None:
         operation, thread.native = thread.native, None
         assert operation is not None
-        self.advance(operation, value - (1 << 64) if value >> 63 else value)
+        self.advance(operation, thread.arch.result_of(rax))
 
     def on_call_exit(self, thread: Thread) -> None:
         if thread.native is None:
@@ -333,7 +323,7 @@ class Home(Supervisor):
 
     def on_native_signal(self, thread: Thread, number: int) -> None:
         registers = ptrace.get_registers(thread.task)
-        if number == signal.SIGTRAP and registers.rip == control.GADGET + 3:
+        if number == signal.SIGTRAP and registers.rip == thread.arch.gadget + control.GADGET_SIZE:
             self._native_done(thread, registers.rax)
             return
         if not self.actions.runs_handler(number):
@@ -343,7 +333,7 @@ class Home(Supervisor):
         if thread.away != HOME:
             self.send(thread.away, BringHome(thread.tid))
         # At the gadget's first byte the call has not begun; it begins again later.
-        begun = registers.rip != control.GADGET
+        begun = registers.rip != thread.arch.gadget
         self._native_done(thread, registers.rax if begun else ERESTARTNOINTR & NO_CALL)
 
     # Other stops ----------------------------------------------------------------------------
@@ -425,21 +415,18 @@ class Home(Supervisor):
     def exit_task(self, thread: Thread, status: int) -> None:
         """Let a thread's kernel task exit."""
         thread.exited = True
-        self._run_last_call(thread, SYS_EXIT, status)
+        self._run_last_call(thread, "exit", status)
         if thread.task == self.pid:
             self._quit_agent_if_last()
 
     def exit_program(self, thread: Thread, status: int) -> None:
-        self._run_last_call(thread, SYS_EXIT_GROUP, status)
+        self._run_last_call(thread, "exit_group", status)
 
-    def _run_last_call(self, thread: Thread, number: int, status: int) -> None:
+    def _run_last_call(self, thread: Thread, name: str, status: int) -> None:
         try:
             if thread.away != HOME:
                 registers = thread.registers
-                registers.rip = control.GADGET
-                registers.rax = number
-                registers.rdi = status
-                registers.orig_rax = NO_CALL
+                thread.arch.begin_call(registers, thread.arch.numbers[name], [status])
                 ptrace.set_registers(thread.task, registers)
             thread.cont()
         except ptrace.TraceeGone:
@@ -458,7 +445,7 @@ class Home(Supervisor):
             thread = self._thread_of(host, message.tid)
             if thread is None:
                 return
-            row = ROWS.get(message.number)
+            row = TABLES[thread.arch].rows.get(message.number)
             if row is None or not _may_be_forwarded(row):
                 raise PeerError(f"host {host} forwarded system call {message.number}")
             self.counters["syscalls_forwarded"] += 1
@@ -470,10 +457,10 @@ class Home(Supervisor):
             thread = self._thread_of(host, message.tid)
             if thread is None:
                 return
-            row = ROWS.get(message.number)
+            row = TABLES[thread.arch].rows.get(message.number)
             if row is None:
-                raise handlers.unknown_call(message.number)
-            handler = handlers.HOME_HANDLERS.get(row.name)
+                raise handlers.unknown_call(thread.arch, message.number)
+            handler = handlers.find(row)
             if handler is None:
                 raise handlers.unsupported_call(row)
             self.counters["syscalls_forwarded"] += 1
@@ -531,7 +518,8 @@ class Home(Supervisor):
             self.send(host, AreasChanged([], list(self.space), []))
             for found in self.code.traps.objects:
                 self.send(host, CodeLoaded(*found))
-        self.send(host, StartThread(thread.tid, registers, xstate))
+        tls = ptrace.get_thread_areas(thread.task)
+        self.send(host, StartThread(thread.tid, registers, xstate, tls))
 
     def _came_home(self, thread: Thread, message: Departed) -> None:
         self.placement.moved(thread.away, HOME)
@@ -544,7 +532,7 @@ class Home(Supervisor):
         if thread.pending_signals:
             # A signal can be injected only at a signal stop: the gadget's int3 is one.
             thread.entered = True
-            yield Native(SYS_GETPID, [])
+            yield Native(thread.arch.numbers["getpid"], [])
         try:
             ptrace.set_registers(thread.task, thread.registers)
             ptrace.set_xstate(thread.task, xstate)
@@ -566,14 +554,14 @@ class Home(Supervisor):
 
     # The address space ------------------------------------------------------------------------
 
-    @staticmethod
-    def is_reserved(start: int, end: int) -> bool:
+    def is_reserved(self, start: int, end: int) -> bool:
         """Does a range touch the supervisor's own memory in the guest?"""
+        arch = self.scratch.arch
         return any(
             start < high and low < end
             for low, high in (
                 (control.BASE, control.BASE + control.SIZE),
-                (image.SCRATCH_BASE, image.SCRATCH_BASE + SCRATCH_SIZE),
+                (arch.scratch, arch.scratch + arch.scratch_size),
             )
         )
 

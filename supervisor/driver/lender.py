@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from supervisor.arch import of_selector
+from supervisor.arch.base import NO_CALL
 from supervisor.areas import Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access
 from supervisor.driver import exit_status
 from supervisor.driver.code import CodeObject, TrapMap
 from supervisor.driver.core import Supervisor
-from supervisor.driver.home import ARGUMENT_REGISTERS, NO_CALL, RESTART_CODES
+from supervisor.driver.home import RESTART_CODES
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
@@ -48,7 +50,7 @@ from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import clocks, futex
 from supervisor.syscalls.marshal import gather, goes_on, scatter
 from supervisor.syscalls.spec import Row, Where
-from supervisor.syscalls.table import ROWS, native_everywhere
+from supervisor.syscalls.table import TABLES
 from supervisor.tracee import control, inject, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.tracee.vessel import launch_vessel
@@ -56,7 +58,6 @@ from supervisor.units import HOME, HostId
 
 ARCH_SET_GS: Final = 0x1001
 ARCH_SET_FS: Final = 0x1002
-SYS_EXIT: Final = 60
 CLOCK_PROBES: Final = 8
 
 
@@ -86,8 +87,9 @@ class Lender(Supervisor):
 
     def start(self, cpus: list[int] | None) -> None:
         self.pid, agent = launch_vessel(
-            self.memory, self.control, seccomp.build(native_everywhere), cpus
-        )
+            self.memory, self.control,
+            seccomp.build({arch: table.native_everywhere for arch, table in TABLES.items()}), cpus,
+        )  # fmt: skip
         self.adopt_agent(agent)
         self.send(HOME, ClockProbe(time.monotonic_ns()))
 
@@ -138,10 +140,12 @@ class Lender(Supervisor):
         self.agent.take_born()
         self.next_stop(result)
         ptrace.set_signal_mask(result, 0)
-        thread = self.add_thread(message.tid, result)
+        registers = self.registers_of(message.registers)
+        thread = self.add_thread(message.tid, result, of_selector(registers.cs))
         self.by_tid[message.tid] = thread
         self.counters["threads_started"] += 1
         self.set_context(thread, message.registers)
+        ptrace.set_thread_areas(result, message.tls)
         ptrace.set_registers(result, thread.registers)
         ptrace.set_xstate(result, message.xstate)
         thread.cont()
@@ -151,9 +155,7 @@ class Lender(Supervisor):
         self.by_tid.pop(thread.tid, None)
         self.remove_thread(thread)
         registers = ptrace.Registers.from_buffer_copy(thread.registers)
-        registers.rip = control.GADGET
-        registers.rax = SYS_EXIT
-        registers.orig_rax = NO_CALL
+        thread.arch.begin_call(registers, thread.arch.numbers["exit"], [0])
         try:
             ptrace.set_registers(thread.task, registers)
             thread.cont()
@@ -268,28 +270,29 @@ class Lender(Supervisor):
 
     def on_call(self, thread: Thread) -> None:
         registers = ptrace.get_registers(thread.task, thread.registers)
-        number = registers.orig_rax
-        row = ROWS.get(number)
-        if row is None:
-            raise handlers.unknown_call(number)
-        arguments = [getattr(registers, name) for name in ARGUMENT_REGISTERS]
+        row = self.called_row(thread)
+        arguments = thread.arch.arguments_of(registers)
         where = row.where
         if where is Where.ANSWER or where is Where.REFUSE:
             self._finish(thread, handlers.refusal(row))
             return
         if where is Where.HANDLER or where is Where.SPACE or row.name in handlers.OVERRIDES:
-            local = clocks.LOCAL.get(row.name)
+            local = clocks.LOCAL.get(row.handler)
             if row.name == "arch_prctl" and arguments[0] in (ARCH_SET_FS, ARCH_SET_GS):
                 self.resume(thread)
                 return
-            if local is not None and (row.name != "clock_gettime" or clocks.readable(arguments)):
-                steps = local(self, arguments)
+            if local is not None and (
+                row.handler != "clock_gettime" or clocks.readable(arguments)
+            ):
+                steps = local(self, row, arguments)
             elif row.handler in handlers.MARSHALLED and not self._is_linker(registers.rip):
                 steps = self._forward(thread, row, arguments)
             elif row.name == "exit":
                 steps = self._exit(thread, row, arguments)
             else:
                 steps = self._special(thread, row, arguments)
+        elif row.name == "set_thread_area":
+            steps = self._set_thread_area(thread, row, arguments)
         else:
             steps = self._forward(thread, row, arguments)
         if self.node.armed and not row.quiet:
@@ -318,14 +321,24 @@ class Lender(Supervisor):
             if not goes_on(call, value):
                 return done
 
+    def _set_thread_area(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        """The shadow has chosen the entry; the worker's descriptor table gets it too."""
+        value = yield from self._forward(thread, row, arguments)
+        if value == 0:
+            yield Acquire(((arguments[0], ptrace.USER_DESC_SIZE, Access.READ),))
+            area = self.read(arguments[0], ptrace.USER_DESC_SIZE)
+            ptrace.set_thread_areas(thread.task, [area])
+            ptrace.get_registers(thread.task, thread.registers)  # its segment bases
+        return value
+
     def _special(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         payload = b""
         xstate = b""
-        if row.name == "futex":
-            where = futex.timeout_address(arguments)
-            if where and self.check(where, futex.TIMESPEC_SIZE, Access.READ):
-                yield Acquire(((where, futex.TIMESPEC_SIZE, Access.READ),))
-                payload = self.read(where, futex.TIMESPEC_SIZE)
+        if row.handler == "futex":
+            where, size = futex.timeout_address(arguments), row.timespec.size
+            if where and self.check(where, size, Access.READ):
+                yield Acquire(((where, size, Access.READ),))
+                payload = self.read(where, size)
         elif row.name == "clone":
             xstate = ptrace.get_xstate(thread.task)
         self.send(HOME, self._special_call(thread, row, arguments, payload, xstate))
@@ -356,7 +369,7 @@ class Lender(Supervisor):
         registers = thread.registers
         if value in RESTART_CODES:
             registers.rax = registers.orig_rax
-            registers.rip -= 2  # the length of `syscall`
+            registers.rip -= thread.arch.call_length
         else:
             registers.rax = value & 0xFFFF_FFFF_FFFF_FFFF
         registers.orig_rax = NO_CALL

@@ -41,11 +41,15 @@ class CodeLoaded(ControlMessage, frozen=True, array_like=True, tag="code"):
 
 
 class StartThread(ControlMessage, frozen=True, array_like=True, tag="start"):
-    """Home -> host: run this thread from here. `xstate` is its XSAVE area."""
+    """Home -> host: run this thread from here. `xstate` is its XSAVE area.
+
+    `tls` are its entries of the descriptor table (struct user_desc).
+    """
 
     tid: int
     registers: bytes
     xstate: bytes
+    tls: list[bytes]
 
 
 class BringHome(ControlMessage, frozen=True, array_like=True, tag="bring"):

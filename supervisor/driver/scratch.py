@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from typing import Final
 
-from supervisor.tracee.image import SCRATCH_BASE
+from supervisor.arch import Arch
 from supervisor.tracee.memory import punch
 from supervisor.units import round_up
 
-SCRATCH_SIZE: Final = 1 << 36
 _SLOT_SIZE: Final = 1 << 16
-_SLOTS: Final = 4096
-_LARGE_START: Final = _SLOT_SIZE * _SLOTS
 
 
 class Scratch:
     """The whole scratch memory of one guest process."""
 
-    def __init__(self) -> None:
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+        self.base = arch.scratch
+        """Its address in the guest."""
+        self.large_start = _SLOT_SIZE * arch.scratch_slots
         self.descriptor = os.memfd_create("dsmsup-scratch", os.MFD_CLOEXEC)
-        os.ftruncate(self.descriptor, SCRATCH_SIZE)
-        self.view = mmap.mmap(self.descriptor, _LARGE_START)
-        self._free_slots = list(range(_SLOTS - 1, -1, -1))
+        weakref.finalize(self, os.close, self.descriptor)  # with its last lease
+        os.ftruncate(self.descriptor, arch.scratch_size)
+        self.view = mmap.mmap(self.descriptor, self.large_start)
+        self._free_slots = list(range(arch.scratch_slots - 1, -1, -1))
         # Invariant: sorted by offset, disjoint, never adjacent.
-        self._free_large: list[tuple[int, int]] = [(_LARGE_START, SCRATCH_SIZE)]
+        self._free_large: list[tuple[int, int]] = [(self.large_start, arch.scratch_size)]
 
     def lease(self) -> Lease:
         """Memory for one call; give it back by `release`."""
@@ -43,7 +46,7 @@ class Scratch:
         return self._free_slots.pop() * _SLOT_SIZE
 
     def give_slot(self, offset: int) -> None:
-        if offset >= _LARGE_START:
+        if offset >= self.large_start:
             self.give_large(offset, _SLOT_SIZE)
         else:
             self._free_slots.append(offset // _SLOT_SIZE)
@@ -89,11 +92,11 @@ class Lease:
             size = round_up(size)
             offset = self._scratch.take_large(size)
             self._large.append((offset, size))
-        return SCRATCH_BASE + offset
+        return self._scratch.base + offset
 
     def write(self, address: int, data: bytes) -> None:
-        offset = address - SCRATCH_BASE
-        if offset < _LARGE_START:
+        offset = address - self._scratch.base
+        if offset < self._scratch.large_start:
             self._scratch.view[offset : offset + len(data)] = data
         else:
             done = 0
@@ -101,8 +104,8 @@ class Lease:
                 done += os.pwrite(self._scratch.descriptor, data[done:], offset + done)
 
     def read(self, address: int, length: int) -> bytes:
-        offset = address - SCRATCH_BASE
-        if offset < _LARGE_START:
+        offset = address - self._scratch.base
+        if offset < self._scratch.large_start:
             return self._scratch.view[offset : offset + length]
         data = os.pread(self._scratch.descriptor, length, offset)
         while len(data) < length:

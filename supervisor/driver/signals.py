@@ -18,6 +18,7 @@ import signal
 import struct
 from typing import TYPE_CHECKING, Final
 
+from supervisor.arch import Arch
 from supervisor.coherence.messages import Access, Fault
 from supervisor.tracee import ptrace
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 FORCED: Final = frozenset((signal.SIGSEGV, signal.SIGILL, signal.SIGTRAP, signal.SIGBUS))
 FORCED_MASK: Final = sum(1 << (number - 1) for number in FORCED)
 
+SA_SIGINFO: Final = 0x00000004
+SA_RESTORER: Final = 0x04000000
 SA_ONSTACK: Final = 0x08000000
 SA_RESTART: Final = 0x10000000
 SA_NODEFER: Final = 0x40000000
@@ -35,7 +38,7 @@ SIG_DFL: Final = 0
 SIG_IGN: Final = 1
 
 ACTION: Final = struct.Struct("<QQQQ")
-"""struct kernel_sigaction: handler, flags, restorer, mask."""
+"""struct kernel_sigaction as it is kept here, that of x86-64: handler, flags, restorer, mask."""
 FRAME_SIZE: Final = 16 << 10
 """More than any signal frame: the red zone, the frame, and XSAVE state (about 11 KiB with AMX)."""
 
@@ -98,15 +101,21 @@ class Actions:
         return code == -512 and (number == 0 or bool(self.flags(number) & SA_RESTART))
 
 
-def for_kernel(number: int, action: bytes) -> bytes:
-    """The action as the kernel may have it: forced signals neither ignored nor deferred."""
+def for_kernel(number: int, action: bytes, arch: Arch) -> bytes:
+    """The action as the kernel may have it: forced signals neither ignored nor deferred.
+
+    A handler without a restorer would return through the vDSO, which is not there.
+    """
     handler, flags, restorer, mask = ACTION.unpack(action)
+    if not flags & SA_RESTORER and any(arch.restorers):
+        restorer = arch.restorers[bool(flags & SA_SIGINFO)]
+        flags |= SA_RESTORER
     if number in FORCED:
         if handler == SIG_IGN:
             handler = SIG_DFL
         elif handler != SIG_DFL:
             flags |= SA_NODEFER
-    return ACTION.pack(handler, flags, restorer, mask & ~FORCED_MASK)
+    return arch.action.pack(handler, flags, restorer, mask & ~FORCED_MASK)
 
 
 def arrived(home: Home, thread: Thread, number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from supervisor.arch import Arch
 from supervisor.coherence.messages import Access
 from supervisor.driver.account import Account
 from supervisor.tracee import ptrace
@@ -24,6 +25,7 @@ class Thread:
         "actions",
         "affinity",
         "alternate_stack",
+        "arch",
         "at_gadget",
         "away",
         "born",
@@ -52,11 +54,14 @@ class Thread:
         "wanted",
     )
 
-    def __init__(self, tid: int, task: int, requester: int, actions: Actions) -> None:
+    def __init__(
+        self, tid: int, task: int, requester: int, actions: Actions, arch: Arch
+    ) -> None:
         self.tid = tid
         """As the program sees it (the task id at home)."""
         self.task = task
         """Kernel task id on this host."""
+        self.arch = arch
         self.requester = requester
         self.registers = Registers()
         """Read at a stop; written back at most once before the task goes on."""

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable
 from itertools import chain
 from typing import Final
 
+from supervisor.arch import Arch
 from supervisor.coherence.messages import Access
 from supervisor.syscalls.call import Acquire, Guest, Segment
 from supervisor.syscalls.spec import Args
@@ -41,9 +42,14 @@ class Decided(Exception):
 class Build:
     """What the arguments of one call have contributed so far."""
 
-    __slots__ = ("args", "done", "guest", "left", "pending", "pointers", "segments", "values")
+    __slots__ = (
+        "arch", "args", "done", "guest", "left", "pending", "pointers", "segments", "values",
+    )  # fmt: skip
 
-    def __init__(self, args: Args, guest: Guest, values: list[int], done: int) -> None:
+    def __init__(
+        self, arch: Arch, args: Args, guest: Guest, values: list[int], done: int
+    ) -> None:
+        self.arch = arch
         self.args = args
         self.guest = guest
         self.done = done
@@ -53,6 +59,14 @@ class Build:
         self.segments: list[Segment] = []
         self.pending: list[tuple[Segment, int, int]] = []
         """Segments whose data is still to be read: (segment, address, length)."""
+
+    def move_position(self, argument: int) -> None:
+        """Let a file position begin behind what has been transferred; i386 has it in two words."""
+        values, bits = self.values, self.arch.bits
+        total = values[argument] + self.done
+        values[argument] = total & (1 << bits) - 1
+        if total >> bits and argument + 1 < len(values):
+            values[argument + 1] += total >> bits
 
     def point(self, argument: int, segment: Segment) -> int:
         """Let an argument point to a new segment; its number."""
@@ -165,20 +179,22 @@ def fetch_text(guest: Guest, address: int, limit: int) -> Fetch:
     return b"".join(pieces) if len(pieces) != 1 else pieces[0]
 
 
-def fetch_pointers(guest: Guest, address: int, limit: int) -> Generator[Acquire, None, list[int]]:
-    """The words before the NULL of an array of at most `limit` pointers.
+def fetch_pointers(
+    guest: Guest, address: int, limit: int, word: int
+) -> Generator[Acquire, None, list[int]]:
+    """The words before the NULL of an array of at most `limit` pointers of `word` bytes.
 
     Raises Decided(-EFAULT) or Decided(-E2BIG).
     """
     words: list[int] = []
     while True:
-        length = PAGE_SIZE - (address & PAGE_MASK & ~7)
-        if address & 7 or not guest.check(address, length, READ):
-            length = 8  # An unaligned array is legal; so slow that it does not matter.
+        length = PAGE_SIZE - (address & PAGE_MASK & -word)
+        if address & word - 1 or not guest.check(address, length, READ):
+            length = word  # An unaligned array is legal; so slow that it does not matter.
         data = yield from fetch(guest, address, length)
         if data is None:
             raise Decided(-14)
-        found = memoryview(data).cast("Q").tolist()
+        found = memoryview(data).cast("Q" if word == 8 else "I").tolist()
         if 0 in found:
             return list(chain(words, found[: found.index(0)]))
         words += found

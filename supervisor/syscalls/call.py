@@ -87,6 +87,10 @@ class Call(msgspec.Struct, array_like=True):
     segments: list[Segment] = []
     left: int = 0
     """Bytes of the program's transfer that are not in this call: see marshal.goes_on."""
+    piece: int = 0
+    """Bytes of a transfer that is cut short because it is long."""
+    word: int = 8
+    """Bytes of a pointer in the segments."""
     addresses: list[int] = []
     """Home only: where `place` put each segment."""
 

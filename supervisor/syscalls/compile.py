@@ -22,6 +22,7 @@ from supervisor.syscalls.build import (
     valid_prefix,
 )
 from supervisor.syscalls.call import LITERAL, Acquire, Segment
+from supervisor.syscalls.narrow import wide
 from supervisor.syscalls.nested import message_step, messages_step, texts_step, vector_step
 from supervisor.syscalls.spec import (
     BUFFER_MAX,
@@ -87,11 +88,12 @@ def buffer_step(index: int, kind: Buffer) -> Step:
         if not address:
             return
         length = length_of(build.args)
-        if length > limit:
+        most = min(limit, build.arch.buffer_max) if clamp else limit
+        if length > most:
             if not clamp or counter is None:
                 build.values[index] = bad(address)
                 return
-            count = limit // counter.unit
+            count = most // counter.unit
             build.values[counter.position] = count
             length = count * counter.unit
         if length <= 0:
@@ -157,7 +159,7 @@ def data_step(index: int, kind: Data) -> Step:
             return
         address += done
         total = min(count, RW_MAX) - done
-        length = min(total, BUFFER_MAX)
+        length = min(total, build.arch.buffer_max)
         if build.guest.check(address, length, access):
             build.left = total - length
         else:
@@ -167,7 +169,7 @@ def data_step(index: int, kind: Data) -> Step:
                 return
         build.values[counter] = length
         if done and position is not None:
-            build.values[position] += done
+            build.move_position(position)
         segment = Segment(b"", length, rule, 1, 0, 0, address)
         build.point(index, segment)
         if not rule:
@@ -241,7 +243,7 @@ def struct_step(index: int, kind: Struct) -> Step:
         number = build.point(index, segment)
         fixups: list[tuple[int, int, int]] = []
         for inner in kind.inner:
-            pointer = int.from_bytes(data[inner.offset : inner.offset + 8], "little")
+            pointer = build.arch.pointer_at(data, inner.offset)
             length = inner.length(data)
             if not pointer or length < 0:
                 continue
@@ -315,5 +317,5 @@ def _step(index: int, kind: Kind) -> Step | None:
 
 def compile_row(row: Row) -> tuple[Step, ...]:
     """The steps of a row, in the order of its arguments."""
-    steps = (_step(index, kind) for index, kind in enumerate(row.args))
+    steps = (_step(index, wide(kind)) for index, kind in enumerate(row.args))
     return tuple(step for step in steps if step is not None)

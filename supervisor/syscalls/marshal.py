@@ -30,7 +30,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Generator, Iterable
 
-from supervisor.arch import syscalls_x86_64
 from supervisor.errors import PeerError, UnsupportedError
 from supervisor.syscalls.build import (
     PIECE,
@@ -93,7 +92,12 @@ def gather(
     have been made by earlier calls. Raises UnsupportedError for a call that is
     refused for good.
     """
-    number = row.number
+    if row.unwrap is not None:
+        found = yield from row.unwrap(args, guest)
+        if isinstance(found, int):
+            return found
+        row, args = found
+    arch, number = row.arch, row.number
     if row.choose is not None:
         row = resolve(row, args)
     compiled = _steps.get(row)
@@ -105,11 +109,11 @@ def gather(
     if row.where is Where.REFUSE:
         raise UnsupportedError(f"system call {row.name}: {row.why}")
     if row.runs_as:
-        number = syscalls_x86_64.NUMBERS[row.runs_as]
+        number = arch.numbers[row.runs_as]
     values = list(args[:count])
     if not steps:
         return Call(number, values)
-    build = Build(args, guest, values, done)
+    build = Build(arch, args, guest, values, done)
     try:
         for step in steps:
             more = step(build)
@@ -121,16 +125,19 @@ def gather(
         return decided.value
     except BadAddress:
         return -EFAULT
-    return Call(number, values, build.pointers, build.segments, build.left)
+    return Call(
+        number, values, build.pointers, build.segments, build.left, arch.buffer_max, arch.word
+    )
 
 
+_POINTERS = {8: struct.Struct("<Q"), 4: struct.Struct("<I")}
 _SELF_CONTAINED = (Rule.WHOLE, Rule.RETURNED)
 
 
 def _check(call: Call) -> None:
     """PeerError unless everything that a call refers to lies within it."""
     segments, count = call.segments, len(call.segments)
-    sound = len(call.args) <= 6 and all(
+    sound = call.word in _POINTERS and len(call.args) <= 6 and all(
         0 <= argument < 6 and 0 <= number < count for argument, number in call.pointers
     )
     for segment in segments:
@@ -146,7 +153,7 @@ def _check(call: Call) -> None:
                 sound = sound and 0 <= addend < 1 << 64
             else:
                 sound = sound and 0 <= target < count and 0 <= addend <= segments[target].length
-            sound = sound and 0 <= offset <= len(segment.data) - 8
+            sound = sound and 0 <= offset <= len(segment.data) - call.word
     if not sound:
         raise PeerError(f"system call {call.nr}: its arguments contradict each other")
 
@@ -197,12 +204,13 @@ def _place_many(call: Call, scratch: Scratch) -> list[int]:
     addresses = call.addresses = [base + start for start in starts]
     if filled:
         image = bytearray(filled)
+        pointer = _POINTERS[call.word]
         for number in order[:filled_count]:
             segment, start = segments[number], starts[number]
             image[start : start + len(segment.data)] = segment.data
             for offset, target, addend in segment.fixups:
                 value = addend if target == LITERAL else addresses[target] + addend
-                struct.pack_into("<Q", image, start + offset, value)
+                pointer.pack_into(image, start + offset, value)
         scratch.write(base, bytes(image))
     return addresses
 
@@ -231,13 +239,13 @@ def collect(row: Row, call: Call, ret: int, scratch: Scratch) -> Result:
         if not segment.data:
             result.outs.append((number, 0, data))
             continue
-        changed = _changed(segment, data)
+        changed = _changed(segment, data, call.word)
         if changed is not None:
             result.outs.append((number, *changed))
     return result
 
 
-def _changed(segment: Segment, data: bytes) -> tuple[int, bytes] | None:
+def _changed(segment: Segment, data: bytes, word: int) -> tuple[int, bytes] | None:
     """(offset, bytes) from the first to the last byte that differs from what was placed."""
     before = segment.data
     if len(before) < segment.length:
@@ -246,7 +254,7 @@ def _changed(segment: Segment, data: bytes) -> tuple[int, bytes] | None:
     if segment.fixups:
         restored = bytearray(data)
         for offset, _, _ in segment.fixups:
-            restored[offset : offset + 8] = before[offset : offset + 8]
+            restored[offset : offset + word] = before[offset : offset + word]
         data = bytes(restored[: len(before)])
     if data == before:
         return None
@@ -320,8 +328,8 @@ def _first(parts: tuple[tuple[int, int], ...], length: int) -> Iterable[tuple[in
 def goes_on(call: Call, value: int, regular: bool = True) -> bool:
     """Whether a long transfer continues after a call that transferred `value` bytes.
 
-    It does if this piece was transferred in full. A read of BUFFER_MAX bytes in full is
+    It does if this piece was transferred in full. A read of that many bytes in full is
     one of a regular file, in practice: pipes and sockets hold less. With `regular`
     false it does not go on, which is a short transfer as such files may make.
     """
-    return call.left > 0 and regular and value == BUFFER_MAX
+    return call.left > 0 and regular and value == call.piece

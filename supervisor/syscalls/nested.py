@@ -2,8 +2,7 @@
 """Steps for arguments with pointers inside: iovec arrays, messages, argv.
 
 The elements of an iovec array share one segment, in order: what the kernel fills is
-then its first bytes. Layouts are those of x86-64 (struct iovec 16 bytes, msghdr 56,
-mmsghdr 64).
+then its first bytes. A struct iovec is two words; of struct msghdr there are two layouts.
 """
 
 from __future__ import annotations
@@ -39,10 +38,27 @@ from supervisor.syscalls.spec import (
 Steps = Generator[Acquire, None, None]
 
 IOV_MAX: Final = 1024
-IOVEC: Final = 16
-MSGHDR: Final = 56
-MMSGHDR: Final = 64
-_NAME, _NAMELEN, _IOV, _IOVLEN, _CONTROL, _CONTROLLEN = 0, 8, 16, 24, 32, 40
+
+
+class Header(NamedTuple):
+    """struct msghdr: its size, that of struct mmsghdr, and where its fields are."""
+
+    size: int
+    with_count: int
+    fields: struct.Struct
+    """name, namelen, iov, iovlen, control, controllen"""
+    name: int
+    namelen: int
+    iov: int
+    control: int
+    controllen: int
+
+
+HEADERS: Final = {
+    8: Header(56, 64, struct.Struct("<QixxxxQQQQ"), 0, 8, 16, 32, 40),
+    4: Header(28, 32, struct.Struct("<IiIIII"), 0, 4, 8, 16, 20),
+}
+"""By the bytes of a word."""
 _SOCKADDR_MAX: Final = 128
 _CONTROL_MAX: Final = 1 << 20
 
@@ -71,11 +87,13 @@ def cut(build: Build, raw: bytes, out: bool, done: int, whole: bool) -> Pieces:
     mapped ends a transfer, as in the kernel; with `whole` it makes the call fail.
     """
     access = WRITE if out else READ
-    words = list(struct.unpack(f"<{len(raw) // 8}Q", raw))
+    size = build.arch.word
+    code, limit = build.arch.pointer.format[-1], build.arch.buffer_max
+    words = list(struct.unpack(f"<{len(raw) // size}{code}", raw))
     lengths = words[1::2]
     if any(b + n > USER_TOP for b, n in zip(words[::2], lengths, strict=True) if n):
         # The kernel looks at all elements before it transfers any, and objects.
-        literals = [(16 * i, bad(b)) for i, b in enumerate(words[::2])]
+        literals = [(2 * size * i, bad(b)) for i, b in enumerate(words[::2])]
         return Pieces(raw, [], literals, [], 0)
     pieces = Pieces(b"", [], [], [], 0)
     skip, total, open_ = done, 0, True
@@ -83,25 +101,25 @@ def cut(build: Build, raw: bytes, out: bool, done: int, whole: bool) -> Pieces:
         base = words[2 * i]
         skipped = min(skip, length)
         skip, base, length = skip - skipped, base + skipped, length - skipped
-        take = min(length, BUFFER_MAX - total) if open_ else 0
+        take = min(length, limit - total) if open_ else 0
         if take and not build.guest.check(base, take, access):
             found = 0 if whole else valid_prefix(build.guest, base, take, access)
             open_ = whole
             if not found and (whole or not total):
-                pieces.literals.append((16 * i, bad(base)))
+                pieces.literals.append((2 * size * i, bad(base)))
                 words[2 * i : 2 * i + 2] = 0, take
                 continue
             take = found
         elif take < length:
             open_ = False
         if take:
-            pieces.pointers.append((16 * i, total))
+            pieces.pointers.append((2 * size * i, total))
             pieces.parts.append((base, take))
             total += take
         words[2 * i : 2 * i + 2] = 0, take
     asked = min(sum(lengths), RW_MAX) - done
-    cut_short = total == BUFFER_MAX and asked > total
-    array = struct.pack(f"<{len(words)}Q", *words)
+    cut_short = total == limit and asked > total
+    array = struct.pack(f"<{len(words)}{code}", *words)
     return pieces._replace(array=array, left=asked - total if cut_short else 0)
 
 
@@ -134,14 +152,14 @@ def vector_step(index: int, kind: Vector) -> Callable[[Build], Steps]:
         address, count = build.args[index], build.args[kind.count]
         raw = None
         if address and 0 < count <= IOV_MAX:
-            raw = yield from fetch(build.guest, address, count * IOVEC)
+            raw = yield from fetch(build.guest, address, count * 2 * build.arch.word)
         if raw is None:
             build.values[index] = bad(address)
             return
         pieces = cut(build, raw, kind.out, build.done, whole=False)
         build.left = pieces.left
         if build.done and kind.position is not None:
-            build.values[kind.position] += build.done
+            build.move_position(kind.position)
         build.point(index, (yield from add_pieces(build, pieces, kind.out)))
 
     return step
@@ -162,8 +180,8 @@ def _message(
     build: Build, raw: bytes, header: _Header, out: bool
 ) -> Generator[Acquire, None, list[tuple[int, int, int]]]:
     """Add what one msghdr (`raw`) points to; the fixups of its pointers."""
-    guest, at = build.guest, header.offset
-    name, namelen, iov, iovlen, control, controllen = struct.unpack_from("<QixxxxQQQQ", raw)
+    guest, at, layout = build.guest, header.offset, HEADERS[build.arch.word]
+    name, namelen, iov, iovlen, control, controllen = layout.fields.unpack_from(raw)
     fixups: list[tuple[int, int, int]] = []
 
     def refer(field: int, pointer: int, length: int, count_field: int) -> None:
@@ -181,28 +199,29 @@ def _message(
             build.pending.append((segment, pointer, length))
         fixups.append((at + field, build.add(segment), 0))
 
-    refer(_NAME, name, min(namelen, _SOCKADDR_MAX), _NAMELEN)
-    refer(_CONTROL, control, controllen if controllen <= _CONTROL_MAX else 0, _CONTROLLEN)
+    refer(layout.name, name, min(namelen, _SOCKADDR_MAX), layout.namelen)
+    length = controllen if controllen <= _CONTROL_MAX else 0
+    refer(layout.control, control, length, layout.controllen)
     vector = None
     if iov and 0 < iovlen <= IOV_MAX:
-        vector = yield from fetch(guest, iov, iovlen * IOVEC)
+        vector = yield from fetch(guest, iov, iovlen * 2 * build.arch.word)
     if vector is None:
-        fixups.append((at + _IOV, LITERAL, bad(iov)))
+        fixups.append((at + layout.iov, LITERAL, bad(iov)))
     else:
         pieces = cut(build, vector, out, 0, whole=True)
         array = yield from add_pieces(build, pieces, out, header.least, header.counter)
-        fixups.append((at + _IOV, build.add(array), 0))
+        fixups.append((at + layout.iov, build.add(array), 0))
     return fixups
 
 
 def message_step(index: int, kind: Message) -> Callable[[Build], Steps]:
     def step(build: Build) -> Steps:
-        address = build.args[index]
-        raw = yield from fetch(build.guest, address, MSGHDR)
-        if raw is None or (kind.out and not build.guest.check(address, MSGHDR, WRITE)):
+        address, size = build.args[index], HEADERS[build.arch.word].size
+        raw = yield from fetch(build.guest, address, size)
+        if raw is None or (kind.out and not build.guest.check(address, size, WRITE)):
             build.values[index] = bad(address)
             return
-        segment = Segment(raw, MSGHDR, int(kind.out and Rule.WHOLE), address=address)
+        segment = Segment(raw, size, int(kind.out and Rule.WHOLE), address=address)
         number = build.point(index, segment)
         fixups = yield from _message(build, raw, _Header(number, 0, 0, None), kind.out)
         segment.fixups = tuple(fixups)
@@ -215,7 +234,8 @@ def messages_step(index: int, kind: Messages) -> Callable[[Build], Steps]:
         address = build.args[index]
         # The kernel takes the first 1024, silently.
         count = min(build.args[kind.count] & 0xFFFFFFFF, IOV_MAX)
-        length = count * MMSGHDR
+        size, each = HEADERS[build.arch.word][:2]
+        length = count * each
         guest = build.guest
         raw = None
         if length and guest.check(address, length, WRITE):
@@ -224,13 +244,13 @@ def messages_step(index: int, kind: Messages) -> Callable[[Build], Steps]:
             build.values[index] = bad(address)
             return
         build.values[kind.count] = count
-        segment = Segment(raw, length, Rule.RETURNED, MMSGHDR, 0, 0, address)
+        segment = Segment(raw, length, Rule.RETURNED, each, 0, 0, address)
         number = build.point(index, segment)
         fixups: list[tuple[int, int, int]] = []
         for i in range(count):
-            at = i * MMSGHDR
-            header = _Header(number, at, i + 1, (number, at + MSGHDR))
-            one = raw[at : at + MSGHDR]
+            at = i * each
+            header = _Header(number, at, i + 1, (number, at + size))
+            one = raw[at : at + size]
             fixups += yield from _message(build, one, header, kind.out)
         segment.fixups = tuple(fixups)
 
@@ -244,7 +264,8 @@ def texts_step(index: int, kind: Texts) -> Callable[[Build], Steps]:
         address = build.args[index]
         if not address:
             return
-        pointers = yield from fetch_pointers(build.guest, address, ARGV_MAX)
+        word = build.arch.word
+        pointers = yield from fetch_pointers(build.guest, address, ARGV_MAX, word)
         texts: list[bytes] = []
         offsets: list[int] = []
         total = 0
@@ -258,8 +279,8 @@ def texts_step(index: int, kind: Texts) -> Callable[[Build], Steps]:
             offsets.append(total)
             total += len(text)
         number = build.add(Segment(b"".join(texts), total)) if texts else LITERAL
-        length = 8 * (len(pointers) + 1)
-        fixups = tuple((8 * i, number, offset) for i, offset in enumerate(offsets))
+        length = word * (len(pointers) + 1)
+        fixups = tuple((word * i, number, offset) for i, offset in enumerate(offsets))
         build.point(index, Segment(bytes(length), length, fixups=fixups))
 
     return step

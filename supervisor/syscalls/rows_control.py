@@ -8,6 +8,7 @@ from typing import Final
 from supervisor.syscalls.build import USER_TOP
 from supervisor.syscalls.spec import (
     FD,
+    LONG,
     RETURNED,
     Arg,
     Args,
@@ -16,6 +17,7 @@ from supervisor.syscalls.spec import (
     Kind,
     Out,
     Row,
+    Size,
     Text,
     V,
     answered,
@@ -27,7 +29,9 @@ from supervisor.syscalls.spec import (
 EINVAL: Final = -22
 EPERM: Final = -1
 
-FLOCK: Final = 32
+FLOCK: Final = Size(32, 16)
+FLOCK_OF_DESCRIPTION: Final = Size(32, 24)
+"""With i386 it is struct flock64."""
 
 _FCNTL_KINDS: Final[dict[int, Kind]] = {
     **{command: V for command in (0, 1, 2, 3, 4, 8, 9, 10, 11)},  # F_DUPFD ... F_GETSIG
@@ -37,9 +41,9 @@ _FCNTL_KINDS: Final[dict[int, Kind]] = {
     15: In(8),  # F_SETOWN_EX
     16: Out(8),  # F_GETOWN_EX
     17: Out(8),  # F_GETOWNER_UIDS
-    36: InOut(FLOCK),  # F_OFD_GETLK
-    37: In(FLOCK),  # F_OFD_SETLK
-    38: In(FLOCK),  # F_OFD_SETLKW
+    36: InOut(FLOCK_OF_DESCRIPTION),  # F_OFD_GETLK
+    37: In(FLOCK_OF_DESCRIPTION),  # F_OFD_SETLK
+    38: In(FLOCK_OF_DESCRIPTION),  # F_OFD_SETLKW
     **{command: V for command in (1024, 1025, 1026, 1027, 1028, 1029, 1030, 1031, 1032,
                                   1033, 1034)},  # F_SETLEASE ... F_GET_SEALS
     1035: Out(8),  # F_GET_RW_HINT
@@ -98,7 +102,7 @@ _PRCTL: Final[dict[int, Row]] = {
     26: answered("prctl", EINVAL, "the time stamp counter is read on every host"),  # PR_SET_TSC
     35: answered("prctl", EPERM, "as without CAP_SYS_RESOURCE"),  # PR_SET_MM
     37: _INT_OUT,  # PR_GET_CHILD_SUBREAPER
-    40: home("prctl", V, Out(8), V, V, V, quiet=True),  # PR_GET_TID_ADDRESS
+    40: home("prctl", V, Out(LONG), V, V, V, quiet=True),  # PR_GET_TID_ADDRESS
     59: _CONFINES,  # PR_SET_SYSCALL_USER_DISPATCH
     65: _CONFINES,  # PR_SET_MDWE
     66: answered("prctl", 0),  # PR_GET_MDWE

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from supervisor.syscalls.spec import (
     ALWAYS,
     FD,
+    LONG,
     NAME,
     PATH,
     PATH_MAX,
@@ -18,6 +20,7 @@ from supervisor.syscalls.spec import (
     Args,
     Buffer,
     Data,
+    Either,
     In,
     Inner,
     InOut,
@@ -25,8 +28,10 @@ from supervisor.syscalls.spec import (
     Row,
     Rule,
     SelfSized,
+    Size,
     Struct,
     Text,
+    TimeSize,
     V,
     Valid,
     Vector,
@@ -42,19 +47,18 @@ from supervisor.syscalls.spec import (
 
 ENOSYS: Final = -38
 
-STAT: Final = 144
-STATFS: Final = 120
+STAT: Final = Size(144, 64)
+STATFS: Final = Size(120, 64)
 STATX: Final = 256
-FLOCK: Final = 32
-TIMESPEC: Final = 16
-TIMEVAL: Final = 16
-UTIMBUF: Final = 16
-USTAT: Final = 32
+TIMESPEC: Final = TimeSize(16, 8)
+TIMEVAL: Final = Size(16, 8)
+UTIMBUF: Final = Size(16, 8)
+USTAT: Final = Size(32, 20)
 POLLFD: Final = 8
 EPOLL_EVENT: Final = 12
 SIGSET: Final = 8
 FS_DISK_QUOTA: Final = 112
-FS_QUOTA_STAT: Final = 80
+FS_QUOTA_STAT: Final = Size(80, 68)
 FS_QUOTA_STATV: Final = 160
 
 _OFFSET: Final = InOut(8)
@@ -75,14 +79,17 @@ def sigset(position: int) -> Buffer:
     return In(Arg(position), transform=unblock)
 
 
-def _fd_set(args: Args) -> int:
-    count = args[0] & 0xFFFFFFFF
-    return 0 if count >> 31 else (count + 63) // 64 * 8
+def _fd_set_of(bits: int) -> Callable[[Args], int]:
+    def length(args: Args) -> int:
+        count = args[0] & 0xFFFFFFFF
+        return 0 if count >> 31 else (count + bits - 1) // bits * (bits // 8)
+
+    return length
 
 
 # The kernel looks no further than the process's descriptor table goes, so programs may
 # well ask for more (getdtablesize()) than their sets have room for.
-_FD_SET: Final = InOut(_fd_set, prefix=True)
+_FD_SET: Final = InOut(Either(_fd_set_of(64), _fd_set_of(32)), prefix=True)
 
 
 def _file_handle(header: bytes) -> int:
@@ -109,14 +116,15 @@ def _quota_fd(args: Args) -> Row:
     return _QUOTA_FD.get((args[1] & 0xFFFFFFFF) >> 8, _QUOTA_FD_NONE)
 
 
+_DQBLK: Final = Size(72, 68)
 _QUOTA_BUFFERS: Final = {
     0x800002: PATH,  # Q_QUOTAON
     0x800004: Out(4),  # Q_GETFMT
     0x800005: Out(24),  # Q_GETINFO
     0x800006: In(24),  # Q_SETINFO
-    0x800007: Out(72),  # Q_GETQUOTA
-    0x800008: In(72),  # Q_SETQUOTA
-    0x800009: Out(72),  # Q_GETNEXTQUOTA
+    0x800007: Out(_DQBLK),  # Q_GETQUOTA
+    0x800008: In(_DQBLK),  # Q_SETQUOTA
+    0x800009: Out(_DQBLK),  # Q_GETNEXTQUOTA
     0x5801: In(4),  # Q_XQUOTAON
     0x5802: In(4),  # Q_XQUOTAOFF
     0x5803: InOut(FS_DISK_QUOTA),  # Q_XGETQUOTA
@@ -168,6 +176,13 @@ _VALUE_OUT: Final = Out(Arg(3), RETURNED, limit=XATTR_SIZE_MAX, clamp=True)
 _LIST_OUT: Final = Out(Arg(2), RETURNED, limit=XATTR_SIZE_MAX, clamp=True)
 _TEXT_OUT: Final = {"limit": PATH_MAX, "clamp": True}
 _DIRECTORY: Final = Out(uint_arg(2), RETURNED, limit=1 << 20, clamp=True)
+
+_SIGSET_AND_SIZE: Final = Struct(
+    2 * LONG,
+    (Inner(0, lambda data: min(int.from_bytes(data[len(data) // 2 :], "little"), 4096),
+           transform=unblock),),
+)  # fmt: skip
+"""A pointer to a mask, and the mask's size."""
 
 ROWS: Final = (
     # Data
@@ -291,8 +306,7 @@ ROWS: Final = (
     home("select", V, _FD_SET, _FD_SET, _FD_SET, InOut(TIMEVAL, ALWAYS, optional=True),
          blocks=True),
     home("pselect6", V, _FD_SET, _FD_SET, _FD_SET, _TIMEOUT_LEFT,
-         Struct(16, (Inner(0, lambda data: min(int.from_bytes(data[8:], "little"), 4096),
-                           transform=unblock),)), blocks=True),
+         _SIGSET_AND_SIZE, blocks=True),
     home("epoll_create", V),
     home("epoll_create1", V),
     home("epoll_ctl", FD, V, FD, In(EPOLL_EVENT)),
@@ -301,7 +315,7 @@ ROWS: Final = (
     home("epoll_pwait", FD, Out(int_arg(2, EPOLL_EVENT), RETURNED._replace(unit=EPOLL_EVENT),
                                 limit=1 << 20, clamp=True), V, V, sigset(5), V, blocks=True),
     home("epoll_pwait2", FD, Out(int_arg(2, EPOLL_EVENT), RETURNED._replace(unit=EPOLL_EVENT),
-                                 limit=1 << 20, clamp=True), V, In(TIMESPEC), sigset(5), V,
+                                 limit=1 << 20, clamp=True), V, In(16), sigset(5), V,
          blocks=True),
     answered("epoll_ctl_old", ENOSYS),
     answered("epoll_wait_old", ENOSYS),

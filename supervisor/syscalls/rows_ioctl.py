@@ -16,6 +16,7 @@ from typing import Final
 from supervisor.syscalls.build import USER_TOP
 from supervisor.syscalls.spec import (
     FD,
+    LONG,
     NOTHING,
     SUCCESS,
     Args,
@@ -28,6 +29,7 @@ from supervisor.syscalls.spec import (
     Row,
     Rule,
     SelfSized,
+    Size,
     Struct,
     V,
     Valid,
@@ -43,19 +45,19 @@ EOPNOTSUPP: Final = -95
 TERMIOS: Final = 36
 TERMIO: Final = 18
 WINSIZE: Final = 8
-SERIAL_STRUCT: Final = 72
+SERIAL_STRUCT: Final = Size(72, 60)
 SERIAL_RS485: Final = 32
 SERIAL_ICOUNTER: Final = 80
-IFREQ: Final = 40
+IFREQ: Final = Size(40, 32)
 ARPREQ: Final = 68
 LOOP_INFO64: Final = 232
-HD_GEOMETRY: Final = 16
+HD_GEOMETRY: Final = Size(16, 8)
 FIEMAP: Final = 32
 FIEMAP_EXTENT: Final = 56
 
 _INT_OUT: Final = Out(4)
 _INT_IN: Final = In(4)
-_LONG_OUT: Final = Out(8)
+_LONG_OUT: Final = Out(LONG)
 
 
 def _fiemap(header: bytes) -> int:
@@ -74,10 +76,10 @@ def _entropy(header: bytes) -> int:
 
 
 _IFCONF: Final = Struct(
-    16,
+    2 * LONG,
     (
         Inner(
-            8,
+            LONG,
             lambda data: max(int.from_bytes(data[:4], "little", signed=True), 0),
             reads=False,
             valid=Valid(Rule.COUNTED, base=0),
@@ -158,8 +160,8 @@ _SOCKET: Final[dict[int, Kind]] = {
     0x8903: _INT_OUT,  # FIOGETOWN
     0x8904: _INT_OUT,  # SIOCGPGRP
     0x8905: _INT_OUT,  # SIOCATMARK
-    0x8906: Out(16),  # SIOCGSTAMP
-    0x8907: Out(16),  # SIOCGSTAMPNS
+    0x8906: Out(2 * LONG),  # SIOCGSTAMP
+    0x8907: Out(2 * LONG),  # SIOCGSTAMPNS
     0x894B: _INT_OUT,  # SIOCOUTQNSD
     0x8912: _IFCONF,  # SIOCGIFCONF
     **{request: InOut(IFREQ) for request in _OF_INTERFACES},

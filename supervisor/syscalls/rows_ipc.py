@@ -7,38 +7,43 @@ System V control calls are told apart by their command; sizes are of the kernel'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from supervisor.syscalls.spec import (
+    LONG,
     RETURNED,
     Arg,
     Args,
     Data,
+    Either,
     In,
     Inner,
     InOut,
     Kind,
     Out,
     Row,
+    Size,
     Struct,
     Text,
+    TimeSize,
     V,
     chosen,
     home,
     uint_arg,
 )
 
-SEMID_DS: Final = 104
-MSGID_DS: Final = 120
-SHMID_DS: Final = 112
+SEMID_DS: Final = Size(104, 64)
+MSGID_DS: Final = Size(120, 88)
+SHMID_DS: Final = Size(112, 84)
 SEMINFO: Final = 40
 MSGINFO: Final = 32
-SHMINFO: Final = 72
-SHM_INFO: Final = 48
+SHMINFO: Final = Size(72, 36)
+SHM_INFO: Final = Size(48, 24)
 SEMBUF: Final = 6
-MQ_ATTR: Final = 64
+MQ_ATTR: Final = Size(64, 32)
 SIGEVENT: Final = 64
-TIMESPEC: Final = 16
+TIMESPEC: Final = TimeSize(16, 8)
 
 _IPC_SET, _IPC_STAT, _IPC_INFO = 1, 2, 3
 _SEM_VALUES_MAX: Final = 32000 * 2
@@ -92,9 +97,12 @@ def _shmctl(args: Args) -> Row:
     return _SHMCTL.get(args[1] & 0xFFFFFFFF, _SHMCTL_VALUE)
 
 
-def _cookie(event: bytes) -> int:
-    """With SIGEV_THREAD the kernel copies 32 bytes from sigev_value.sival_ptr."""
-    return 32 if int.from_bytes(event[12:16], "little") == 2 else -1
+def _cookie_of(notify: int) -> Callable[[bytes], int]:
+    """With SIGEV_THREAD (2) the kernel copies 32 bytes from sigev_value.sival_ptr."""
+    return lambda event: 32 if int.from_bytes(event[notify : notify + 4], "little") == 2 else -1
+
+
+_COOKIE: Final = Either(_cookie_of(12), _cookie_of(8))
 
 
 ROWS: Final = (
@@ -103,8 +111,8 @@ ROWS: Final = (
     home("semtimedop", V, In(uint_arg(2, SEMBUF)), V, In(TIMESPEC), blocks=True),
     chosen("semctl", _semctl),
     home("msgget", V, V),
-    home("msgsnd", V, In(Arg(2, base=8)), V, V, blocks=True),
-    home("msgrcv", V, Out(Arg(2, base=8), RETURNED._replace(base=8)), V, V, V, blocks=True),
+    home("msgsnd", V, In(Arg(2, base=LONG)), V, V, blocks=True),
+    home("msgrcv", V, Out(Arg(2, base=LONG), RETURNED._replace(base=LONG)), V, V, V, blocks=True),
     chosen("msgctl", _msgctl),
     home("shmget", V, V, V),
     chosen("shmctl", _shmctl),
@@ -113,6 +121,6 @@ ROWS: Final = (
     home("mq_timedsend", V, Data(2, out=False, whole=True), V, V, In(TIMESPEC), blocks=True),
     home("mq_timedreceive", V, Out(Arg(2), RETURNED, clamp=True), V, Out(4), In(TIMESPEC),
          blocks=True),
-    home("mq_notify", V, Struct(SIGEVENT, (Inner(0, _cookie),))),
+    home("mq_notify", V, Struct(SIGEVENT, (Inner(0, _COOKIE),))),
     home("mq_getsetattr", V, In(MQ_ATTR), Out(MQ_ATTR)),
 )

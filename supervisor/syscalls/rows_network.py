@@ -8,6 +8,7 @@ from typing import Final
 from supervisor.syscalls.spec import (
     BUFFER_MAX,
     FD,
+    LONG,
     POSITIVE,
     RETURNED,
     Arg,
@@ -22,6 +23,7 @@ from supervisor.syscalls.spec import (
     Out,
     Row,
     Struct,
+    TimeSize,
     V,
     answered,
     chosen,
@@ -31,6 +33,7 @@ from supervisor.syscalls.spec import (
 
 SOCKADDR_MAX: Final = 128
 OPTION_MAX: Final = 1 << 20
+TIMESPEC: Final = TimeSize(16, 8)
 
 _SOL_SOCKET: Final = 1
 _SO_ATTACH_FILTER: Final = 26
@@ -47,7 +50,9 @@ def _address_out(length: int) -> Counted:
     return Counted(length, SOCKADDR_MAX, clamp=True)
 
 
-_FILTER: Final = Struct(16, (Inner(8, lambda data: 8 * int.from_bytes(data[:2], "little")),))
+_FILTER: Final = Struct(
+    2 * LONG, (Inner(LONG, lambda data: 8 * int.from_bytes(data[:2], "little")),)
+)
 """struct sock_fprog: u16 number of 8-byte instructions, pointer to them."""
 
 _SET_FILTER: Final = home("setsockopt", FD, V, V, _FILTER, V)
@@ -94,7 +99,7 @@ ROWS: Final = (
     home("sendmsg", FD, Message(out=False), V, blocks=True),
     home("recvmsg", FD, Message(out=True), V, blocks=True),
     home("sendmmsg", FD, Messages(2, out=False), V, V, blocks=True),
-    home("recvmmsg", FD, Messages(2, out=True), V, V, InOut(16, POSITIVE), blocks=True),
+    home("recvmmsg", FD, Messages(2, out=True), V, V, InOut(TIMESPEC, POSITIVE), blocks=True),
     chosen("setsockopt", _setsockopt),
     chosen("getsockopt", _getsockopt),
 )

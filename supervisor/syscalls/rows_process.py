@@ -9,6 +9,7 @@ from supervisor.syscalls.rows_files import sigset
 from supervisor.syscalls.spec import (
     ALWAYS,
     FD,
+    LONG,
     PATH,
     POSITIVE,
     RETURNED,
@@ -18,7 +19,9 @@ from supervisor.syscalls.spec import (
     Out,
     Row,
     SelfSized,
+    Size,
     Texts,
+    TimeSize,
     V,
     Where,
     answered,
@@ -31,21 +34,22 @@ from supervisor.syscalls.spec import (
 
 ENOSYS: Final = -38
 
-RUSAGE: Final = 144
-RLIMIT: Final = 16
+RUSAGE: Final = Size(144, 72)
+RLIMIT: Final = Size(16, 8)
+RLIMIT64: Final = 16
 SIGINFO: Final = 128
-SIGACTION: Final = 32
-STACK: Final = 24
+SIGACTION: Final = Size(32, 20)
+STACK: Final = Size(24, 12)
 SIGEVENT: Final = 64
-ITIMERSPEC: Final = 32
-ITIMERVAL: Final = 32
-TIMESPEC: Final = 16
-TIMEVAL: Final = 16
+ITIMERSPEC: Final = TimeSize(32, 16)
+ITIMERVAL: Final = Size(32, 16)
+TIMESPEC: Final = TimeSize(16, 8)
+TIMEVAL: Final = Size(16, 8)
 TIMEZONE: Final = 8
-TIMEX: Final = 208
-TMS: Final = 32
+TIMEX: Final = TimeSize(208, 128)
+TMS: Final = Size(32, 16)
 CLONE_ARGS_MAX: Final = 4096
-ROBUST_LIST_HEAD: Final = 24
+ROBUST_LIST_HEAD: Final = Size(24, 12)
 _CAP_DATA: Final = 24
 
 
@@ -70,7 +74,7 @@ ROWS: Final = (
     home("waitid", V, V, InOut(SIGINFO), V, InOut(RUSAGE), blocks=True),
     handled("set_tid_address", V),
     handled("set_robust_list", V, V),
-    handled("get_robust_list", V, Out(8), Out(8)),
+    handled("get_robust_list", V, Out(LONG), Out(LONG)),
     answered("rseq", ENOSYS, "the kernel would write to guest memory by itself"),
     answered("rseq_slice_yield", ENOSYS),
     handled("futex", V, V, V, V, V, V, blocks=True),
@@ -121,7 +125,7 @@ ROWS: Final = (
     # Limits and accounts
     home("getrlimit", V, Out(RLIMIT), quiet=True),
     home("setrlimit", V, In(RLIMIT)),
-    home("prlimit64", V, V, In(RLIMIT), Out(RLIMIT)),
+    home("prlimit64", V, V, In(RLIMIT64), Out(RLIMIT64)),
     home("getrusage", V, Out(RUSAGE), quiet=True),
     home("times", Out(TMS), quiet=True),
     # Scheduling
@@ -174,7 +178,7 @@ ROWS: Final = (
     handled("clock_gettime", V, Out(TIMESPEC), quiet=True),
     handled("clock_getres", V, Out(TIMESPEC), quiet=True),
     handled("gettimeofday", Out(TIMEVAL), Out(TIMEZONE), quiet=True),
-    handled("time", Out(8), quiet=True),
+    handled("time", Out(LONG), quiet=True),
     home("clock_settime", V, In(TIMESPEC)),
     home("settimeofday", In(TIMEVAL), In(TIMEZONE)),
     home("adjtimex", InOut(TIMEX)),

@@ -10,6 +10,7 @@ from supervisor.syscalls.spec import (
     Data,
     In,
     Out,
+    Size,
     V,
     answered,
     home,
@@ -21,7 +22,7 @@ ENOSYS: Final = -38
 EPERM: Final = -1
 
 UTSNAME: Final = 390
-SYSINFO: Final = 112
+SYSINFO: Final = Size(112, 64)
 
 _NOT_IN_KERNEL: Final = (
     "uselib", "_sysctl", "create_module", "get_kernel_syms", "query_module", "nfsservctl",

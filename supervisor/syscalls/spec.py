@@ -14,13 +14,50 @@ error that comes first, and success where it does not look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from supervisor.arch import X86_64, Arch
+from supervisor.syscalls.call import Acquire, Guest
 
 Args = Sequence[int]
 """The six argument registers, unsigned."""
+
+
+class Size(int):
+    """Bytes of something of x86-64, with i386's bytes of it: `narrow`."""
+
+    narrow: int
+
+    def __new__(cls, wide: int, narrow: int) -> Size:
+        made = super().__new__(cls, wide)
+        made.narrow = narrow
+        return made
+
+    def __rmul__(self, count: int) -> Size:
+        return type(self)(count * int(self), count * self.narrow)
+
+
+class TimeSize(Size):
+    """Of something with times in it: i386's calls for 64-bit times have those of x86-64."""
+
+
+LONG: Final = Size(8, 4)
+
+
+@dataclass(frozen=True)
+class Either:
+    """A function for x86-64, and i386's in its place."""
+
+    wide: Callable[[Any], int]
+    narrow: Callable[[Any], int]
+
+    def __call__(self, argument: Any) -> int:
+        return self.wide(argument)
+
 
 BUFFER_MAX: Final = 64 << 20
 """Bytes of one buffer that travel in one call at most."""
@@ -270,6 +307,9 @@ class SelfSized(Kind):
     valid: Valid = NOTHING
 
 
+Unwrapping = Generator[Acquire, None, "tuple[Row, list[int]] | int"]
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """One system call. Rows are compared by identity."""
@@ -294,6 +334,17 @@ class Row:
     """Name of the call that runs in its place."""
     number: int = -1
     """Set when the row takes its place in a table."""
+    arch: Arch = field(default=X86_64, repr=False)
+    wide_times: bool = False
+    """An i386 call for 64-bit times: they are laid out as x86-64's."""
+    unwrap: Callable[[Args, Guest], Unwrapping] | None = field(default=None, repr=False)
+    """For a call whose arguments are in memory: the row and the arguments that it stands
+    for, or its outcome."""
+
+    @property
+    def timespec(self) -> struct.Struct:
+        """The layout of its struct timespec or timeval."""
+        return (X86_64 if self.wide_times else self.arch).timespec
 
     def __post_init__(self) -> None:
         pointers = any(type(kind) is not Value for kind in self.args)

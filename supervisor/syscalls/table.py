@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from supervisor.arch import syscalls_x86_64
+from supervisor.arch import I386, X86_64, Arch
 from supervisor.errors import UnsupportedError
 from supervisor.syscalls import (
     rows_control,
     rows_files,
+    rows_i386,
     rows_ioctl,
     rows_ipc,
     rows_memory,
@@ -35,7 +36,7 @@ _ROOMS: Final = (
 )
 
 
-def assemble(rows: Iterable[Row], numbers: dict[str, int]) -> dict[int, Row]:
+def assemble(rows: Iterable[Row], numbers: Mapping[str, int]) -> dict[int, Row]:
     """Rows by number. KeyError for a name without a number, ValueError for a second row."""
     table: dict[int, Row] = {}
     for row in rows:
@@ -46,20 +47,31 @@ def assemble(rows: Iterable[Row], numbers: dict[str, int]) -> dict[int, Row]:
     return table
 
 
-ROWS: Final[dict[int, Row]] = assemble(
-    (row for _, rows in _ROOMS for row in rows), syscalls_x86_64.NUMBERS
-)
-"""x86-64, every number that the kernel has."""
+class Table:
+    """One architecture's rows by number, and which calls need no stop."""
 
-native_everywhere: Final = frozenset(
-    number for number, row in ROWS.items() if row.where is Where.NATIVE
-)
-"""Calls that need no stop on any host."""
+    def __init__(self, rows: dict[int, Row]) -> None:
+        self.rows = rows
+        self.native_everywhere = self._of(Where.NATIVE)
+        """Calls that need no stop on any host."""
+        self.native_at_home = self.native_everywhere | self._of(Where.HOME_NATIVE)
+        """Calls that need no stop for a thread at home."""
 
-native_at_home: Final = native_everywhere | frozenset(
-    number for number, row in ROWS.items() if row.where is Where.HOME_NATIVE
-)
-"""Calls that need no stop for a thread at home."""
+    def _of(self, where: Where) -> frozenset[int]:
+        return frozenset(number for number, row in self.rows.items() if row.where is where)
+
+
+_WIDE: Final = [row for _, rows in _ROOMS for row in rows]
+
+TABLES: Final[dict[Arch, Table]] = {
+    X86_64: Table(assemble(_WIDE, X86_64.numbers)),
+    I386: Table(assemble(rows_i386.derive(_WIDE), I386.numbers)),
+}
+"""Every number that the kernel has."""
+
+rows_i386.fill(TABLES[I386].rows)
+
+ROWS: Final = TABLES[X86_64].rows
 
 
 def row_of(number: int) -> Row:
@@ -75,6 +87,7 @@ def is_plain(row: Row) -> bool:
     return (
         row.where in (Where.HOME, Where.HOME_NATIVE, Where.NATIVE)
         and row.choose is None
+        and row.unwrap is None
         and not row.runs_as
         and all(isinstance(kind, Value) for kind in row.args)
     )
@@ -105,7 +118,7 @@ def _markdown() -> Iterable[str]:
         yield ""
         yield "| number | call | where | pointers | remarks |"
         yield "|---|---|---|---|---|"
-        numbered = (ROWS[syscalls_x86_64.NUMBERS[row.name]] for row in rows)
+        numbered = (ROWS[X86_64.numbers[row.name]] for row in rows)
         for row in sorted(numbered, key=lambda row: row.number):
             yield _line(row)
 

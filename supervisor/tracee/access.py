@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import iced_x86
 from iced_x86 import OpAccess
 
+from supervisor.arch import of_selector
 from supervisor.coherence.messages import Access
 from supervisor.tracee.ptrace import Registers
 
@@ -25,6 +26,12 @@ _WRITES: Final = frozenset(
 _TOUCHES: Final = _WRITES | {OpAccess.READ, OpAccess.COND_READ}
 
 _MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
+_ADDRESS_MASKS: Final = {
+    iced_x86.CodeSize.CODE16: 0xFFFF,
+    iced_x86.CodeSize.CODE32: 0xFFFF_FFFF,
+    iced_x86.CodeSize.CODE64: _MASK,
+    iced_x86.CodeSize.UNKNOWN: _MASK,
+}
 
 
 def _register_names() -> dict[int, tuple[str, int]]:
@@ -35,6 +42,7 @@ def _register_names() -> dict[int, tuple[str, int]]:
         field = "r" + name.lower()
         names[getattr(register, "R" + name)] = (field, _MASK)
         names[getattr(register, "E" + name)] = (field, 0xFFFF_FFFF)
+        names[getattr(register, name)] = (field, 0xFFFF)
     for number in range(8, 16):
         names[getattr(register, f"R{number}")] = (f"r{number}", _MASK)
         names[getattr(register, f"R{number}D")] = (f"r{number}", 0xFFFF_FFFF)
@@ -54,6 +62,8 @@ class Operand(NamedTuple):
     displacement: int
     segment: str | None
     mask: int
+    """Of the address within its segment."""
+    linear_mask: int
     size: int
     access: Access
 
@@ -82,7 +92,7 @@ class AccessDecoder:
         ip = registers.rip
         operands = self._cache.get(ip)
         if operands is None:
-            decoded = self._decode(code, ip)
+            decoded = self._decode(code, ip, of_selector(registers.cs).bits)
             if decoded is None:
                 return []  # cut short at a page that is not here: what faults is its fetch
             operands = self._cache[ip] = decoded
@@ -95,7 +105,7 @@ class AccessDecoder:
                 address += (getattr(registers, operand.index[0]) & operand.index[1]) * operand.scale
             address &= operand.mask
             if operand.segment is not None:
-                address = address + getattr(registers, operand.segment) & _MASK
+                address = address + getattr(registers, operand.segment) & operand.linear_mask
             touched.append(Touch(address, operand.size, operand.access))
         return touched
 
@@ -106,8 +116,8 @@ class AccessDecoder:
     def cached(self, ip: int) -> bool:
         return ip in self._cache
 
-    def _decode(self, code: bytes, ip: int) -> tuple[Operand, ...] | None:
-        instruction = iced_x86.Decoder(64, code, ip=ip).decode()
+    def _decode(self, code: bytes, ip: int, bits: int) -> tuple[Operand, ...] | None:
+        instruction = iced_x86.Decoder(bits, code, ip=ip).decode()
         if instruction.is_invalid:
             return None
         info = self._factory.info(instruction)
@@ -130,11 +140,10 @@ class AccessDecoder:
                 index = _REGISTERS.get(used.index)
                 if index is None:
                     continue
-            four_bytes = iced_x86.CodeSize.CODE32
             operands.append(
                 Operand(
                     base, index, used.scale, displacement, _SEGMENT_BASES.get(used.segment),
-                    0xFFFF_FFFF if used.address_size == four_bytes else _MASK,
+                    _ADDRESS_MASKS[used.address_size], (1 << bits) - 1,
                     iced_x86.MemorySizeExt.size(used.memory_size),
                     Access.WRITE if used.access in _WRITES else Access.READ,
                 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
+from supervisor.arch import X86_64, of_selector
 from supervisor.errors import DsmsupError, GuestDied
 from supervisor.tracee import control, inject, priority, ptrace
 from supervisor.tracee.control import ControlBlock
@@ -21,7 +22,10 @@ _ALL_SIGNALS_BUT_TRAP = ~(1 << (signal.SIGTRAP - 1)) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 class Caller:
-    """Runs single system calls on one stopped thread, at a gadget."""
+    """Runs single system calls on one stopped thread, at a gadget.
+
+    They are 64-bit ones whatever the thread's own code is.
+    """
 
     def __init__(self, pid: int, gadget: int) -> None:
         self.pid = pid
@@ -31,12 +35,9 @@ class Caller:
     def call(self, number: int, *arguments: int) -> int:
         registers = ptrace.get_registers(self.pid)
         saved = ptrace.Registers.from_buffer_copy(registers)
+        X86_64.begin_call(registers, number, arguments)
+        registers.cs = X86_64.code_selector
         registers.rip = self.gadget
-        registers.rax = number
-        registers.orig_rax = -1 & 0xFFFF_FFFF_FFFF_FFFF
-        names = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
-        for name, value in zip(names, arguments, strict=False):
-            setattr(registers, name, value)
         ptrace.set_registers(self.pid, registers)
         while True:
             ptrace.cont(self.pid)
@@ -70,6 +71,7 @@ class Fresh:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         registers = ptrace.get_registers(pid)
+        self.arch = of_selector(registers.cs)
         self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._entry = registers.rip
         self._text = os.pread(self._memory, 3, self._entry)
@@ -133,6 +135,7 @@ def _park(tid: int, block: ControlBlock, memory_descriptor: int) -> Agent:
     ptrace.set_signal_mask(tid, _ALL_SIGNALS_BUT_TRAP)
     registers = ptrace.get_registers(tid)
     registers.rip = control.STUB
+    registers.cs = X86_64.code_selector
     registers.orig_rax = -1 & 0xFFFF_FFFF_FFFF_FFFF
     ptrace.set_registers(tid, registers)
     ptrace.cont(tid)

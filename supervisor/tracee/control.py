@@ -4,7 +4,8 @@
 It lies at a fixed low address, so that any code reaches the armed byte with an
 absolute 32-bit displacement:
 
-    CODE    read-execute: the system call gadget and the agent's stub
+    CODE    read-execute: the system call gadgets, the agent's stub, and what handlers of
+            i386 programs return to
     DATA    read-write:   strings the agent's calls point to
     ARMED   read-only:    one byte, the rewritten code's check
     CALLS   read-write:   the agent's list of calls, with their results
@@ -24,6 +25,7 @@ import os
 import struct
 from typing import Final
 
+from supervisor.arch import I386, X86_64
 from supervisor.units import PAGE_SIZE
 
 BASE: Final = 0x0010_0000
@@ -34,14 +36,21 @@ ARMED: Final = BASE + 0x2000
 CALLS: Final = BASE + 0x3000
 SIZE: Final = 0x10000
 
-GADGET: Final = CODE
+GADGET: Final = X86_64.gadget
 """`syscall; int3`: set registers here to run one call on a stopped thread."""
+GADGET_SIZE: Final = 3
+CALLS_PASS_END: Final = CODE + 0x100
+"""Calls made from CODE up to here are the supervisor's own: the filter lets them pass."""
 STUB: Final = CODE + 0x10
 """The agent's loop: stops at its int3, runs the list, stops again."""
 
 SOURCE: Final = f"""
 gadget:
     syscall
+    int3
+.org {I386.gadget - BASE:#x}
+gadget32:
+    int 0x80
     int3
 .org 0x10
 stub:
@@ -63,8 +72,22 @@ next:
     jmp next
 """
 
+RESTORER_SOURCE: Final = """
+    nop
+    pop eax
+    mov eax, 119
+    int 0x80
+.org 0x10
+    nop
+    mov eax, 173
+    int 0x80
+"""
+"""i386 code, one byte before its restorers: sigreturn, rt_sigreturn. What unwinders know
+a signal's frame by; the byte before is there because they look up the address less one."""
+
 CODE_BYTES: Final = bytes.fromhex(
-    "0f05cc" + "90" * 13 +
+    "0f05cc" + "90" * 5 +
+    "cd80cc" + "90" * 5 +
     "cc"
     "bb00301000"
     "488b03"
@@ -82,6 +105,8 @@ CODE_BYTES: Final = bytes.fromhex(
     "ebd4"
 )  # fmt: skip
 
+RESTORER_BYTES: Final = bytes.fromhex("90" + "58b877000000cd80" + "90" * 8 + "b8ad000000cd80")
+
 CALL: Final = struct.Struct("<q6Qq")
 """One entry of the list: number, six arguments, result."""
 CALLS_MAX: Final = (SIZE - (CALLS - BASE)) // CALL.size - 1
@@ -98,6 +123,8 @@ class ControlBlock:
         os.ftruncate(self.descriptor, SIZE)
         self._view = mmap.mmap(self.descriptor, SIZE)
         self._view[: len(CODE_BYTES)] = CODE_BYTES
+        at = I386.restorers[0] - 1 - BASE
+        self._view[at : at + len(RESTORER_BYTES)] = RESTORER_BYTES
 
     def set_armed(self, armed: bool) -> None:
         self._view[ARMED - BASE] = int(armed)

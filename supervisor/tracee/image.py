@@ -16,7 +16,9 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from supervisor.arch import Arch, of_elf
 from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
+from supervisor.errors import CannotExecute
 from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Fresh, make_agent_thread, map_control_block
 from supervisor.tracee.control import ControlBlock
@@ -27,15 +29,13 @@ from supervisor.units import PAGE_SIZE, round_up
 
 _AT_NULL = 0
 _AT_IGNORE = 1
-_AT_SYSINFO_EHDR = 33
+_AT_SYSINFO = frozenset((32, 33))
+"""AT_SYSINFO and AT_SYSINFO_EHDR."""
 
 SYS_BRK = 12
 
 STACK_DEFAULT = 8 << 20
 STACK_MAX = 1 << 30
-
-SCRATCH_BASE = 0x0000_2000_0000_0000
-"""Scratch memory of forwarded system calls, in home's guest process only."""
 
 
 class Segment(NamedTuple):
@@ -56,7 +56,6 @@ class Substitute(NamedTuple):
 
 
 class HomeImage(NamedTuple):
-    pid: int
     agent: Agent
     space: AddressSpace
     break_start: int
@@ -70,16 +69,19 @@ def take_over(
     pid: int,
     memory: GuestMemory,
     block: ControlBlock,
-    scratch_descriptor: int,
-    scratch_size: int,
+    scratch: Callable[[Arch], int],
     substitute: Callable[[str], Substitute | None],
 ) -> HomeImage:
-    """Prepare a program that stands in its exec stop."""
+    """Prepare a program that stands in its exec stop.
+
+    `scratch` gives the descriptor of its scratch memory. Raises CannotExecute.
+    """
     fresh = Fresh(pid)
-    caller = fresh.caller
-    opened = fresh.open(scratch_descriptor)
+    caller, arch = fresh.caller, fresh.arch
+    _check_room(pid, arch)
+    opened = fresh.open(scratch(arch))
     caller.must(
-        inject.SYS_MMAP, SCRATCH_BASE, scratch_size, READ | WRITE,
+        inject.SYS_MMAP, arch.scratch, arch.scratch_size, READ | WRITE,
         inject.MAP_SHARED | inject.MAP_FIXED | inject.MAP_NORESERVE, opened, 0,
     )  # fmt: skip
     caller.must(inject.SYS_CLOSE, opened)
@@ -87,7 +89,7 @@ def take_over(
     fresh.restore()
     agent = make_agent_thread(pid, block, map_control_block(pid, block, memory))
     process_memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    space = AddressSpace()
+    space = AddressSpace(arch=arch)
     native = ProcessBacking(process_memory)
     calls: list[tuple[int, ...]] = []
     loaded: dict[str, int] = {}
@@ -95,14 +97,14 @@ def take_over(
         start, end = mapping.start, mapping.end
         if control.BASE <= start < control.BASE + control.SIZE or start >= 1 << 47:
             continue
-        if SCRATCH_BASE <= start < SCRATCH_BASE + scratch_size:
+        if arch.scratch <= start < arch.scratch + arch.scratch_size:
             continue
         if mapping.path in ("[vdso]", "[vvar]", "[vvar_vclock]"):
             calls.append((inject.SYS_MUNMAP, start, end - start))
         elif mapping.path == "[stack]":
             bottom = _stack_bottom(end)
             contents = bytearray(os.pread(process_memory, end - start, start))
-            _hide_vdso(contents, ptrace.get_registers(pid).rsp - start)
+            _hide_vdso(contents, ptrace.get_registers(pid).rsp - start, arch)
             memory.write_bytes(start, bytes(contents))
             calls.append(agent.map_guest(bottom, end - bottom, READ | WRITE))
             space.add(Area(bottom, end, READ | WRITE, Kind.GUEST, "[stack]"))
@@ -122,7 +124,21 @@ def take_over(
         loaded[path] = bias
         if replacement is not None:
             _lay_over(agent, space, memory, native, path, bias, replacement)
-    return HomeImage(pid, agent, space, break_start, native, loaded)
+    return HomeImage(agent, space, break_start, native, loaded)
+
+
+def _check_room(pid: int, arch: Arch) -> None:
+    """The program must have left free what the supervisor needs."""
+    for start, length in (
+        (control.BASE, control.SIZE), (arch.scratch, arch.scratch_size),
+    ):  # fmt: skip
+        for mapping in read_maps(pid):
+            if mapping.start < start + length and start < mapping.end:
+                raise CannotExecute(
+                    f"cannot execute '{mapping.path}': it is linked to {mapping.start:#x}, where "
+                    f"dsmsup has memory of its own ({start:#x}-{start + length:#x}); link it to "
+                    "its architecture's usual address"
+                )
 
 
 def _stack_bottom(top: int) -> int:
@@ -131,32 +147,36 @@ def _stack_bottom(top: int) -> int:
     return top - round_up(max(size, 256 << 10))
 
 
-def _hide_vdso(stack: bytearray, at: int) -> None:
-    """Turn the auxiliary vector's AT_SYSINFO_EHDR into AT_IGNORE (in place)."""
-    (count,) = struct.unpack_from("<Q", stack, at)
-    at += 8 * (count + 2)
-    while struct.unpack_from("<Q", stack, at)[0]:  # the environment
-        at += 8
-    at += 8
+def _hide_vdso(stack: bytearray, at: int, arch: Arch) -> None:
+    """Turn the auxiliary vector's entries that tell of it into AT_IGNORE (in place)."""
+    pointer, word = arch.pointer, arch.word
+    (count,) = pointer.unpack_from(stack, at)
+    at += word * (count + 2)
+    while pointer.unpack_from(stack, at)[0]:  # the environment
+        at += word
+    at += word
     while True:
-        (kind,) = struct.unpack_from("<Q", stack, at)
+        (kind,) = pointer.unpack_from(stack, at)
         if kind == _AT_NULL:
             return
-        if kind == _AT_SYSINFO_EHDR:
-            struct.pack_into("<Q", stack, at, _AT_IGNORE)
-        at += 16
+        if kind in _AT_SYSINFO:
+            pointer.pack_into(stack, at, _AT_IGNORE)
+        at += 2 * word
 
 
 def loadable_segments(path: str) -> list[tuple[int, int]]:
-    """(file offset, link-time address) of each PT_LOAD of an ELF64 file."""
+    """(file offset, link-time address) of each PT_LOAD of an ELF file."""
     with open(path, "rb") as file:
         header = file.read(64)
-        table = struct.unpack_from("<Q", header, 32)[0]
-        size, count = struct.unpack_from("<HH", header, 54)
+        arch = of_elf(header)
+        assert arch is not None, path
+        table_at, sizes_at = arch.elf_table
+        (table,) = arch.pointer.unpack_from(header, table_at)
+        size, count = struct.unpack_from("<HH", header, sizes_at)
         file.seek(table)
         entries = file.read(size * count)
     return [
-        struct.unpack_from("<QQ", entries, at + 8)
+        arch.segment.unpack_from(entries, at + arch.segment_at)
         for at in range(0, size * count, size)
         if struct.unpack_from("<I", entries, at)[0] == 1
     ]

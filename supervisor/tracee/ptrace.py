@@ -18,11 +18,15 @@ from typing import Final
 from ptrace.binding import func as _binding
 from ptrace.binding.linux_struct import user_regs_struct
 
+from supervisor.errors import PeerError
+
 Registers = user_regs_struct
 """user_regs_struct of <sys/user.h>: 27 words; one read and one write a stop."""
 
 REGISTERS_SIZE: Final = ctypes.sizeof(Registers)
 
+PTRACE_GET_THREAD_AREA: Final = 25
+PTRACE_SET_THREAD_AREA: Final = 26
 PTRACE_SEIZE: Final = 0x4206
 PTRACE_INTERRUPT: Final = 0x4207
 PTRACE_LISTEN: Final = 0x4208
@@ -44,6 +48,9 @@ OPTIONS: Final = (
 
 NT_X86_XSTATE: Final = 0x202
 XSTATE_SIZE_MAX: Final = 16384
+
+_EMPTY_SEGMENT: Final = 0x28
+"""read_exec_only and seg_not_present of struct user_desc: LDT_empty (asm/desc.h)."""
 
 WALL: Final = 0x40000000
 
@@ -122,6 +129,35 @@ def set_xstate(pid: int, state: bytes) -> None:
     buffer = ctypes.create_string_buffer(state, len(state))
     vector = _IoVector(ctypes.addressof(buffer), len(state))
     _request(_binding.PTRACE_SETREGSET, pid, NT_X86_XSTATE, ctypes.addressof(vector))
+
+
+GDT_TLS_FIRST: Final = 12
+GDT_TLS_COUNT: Final = 3
+USER_DESC_SIZE: Final = 16
+
+
+def get_thread_areas(pid: int) -> list[bytes]:
+    """A thread's own entries of the descriptor table that are in use (struct user_desc)."""
+    buffer = ctypes.create_string_buffer(USER_DESC_SIZE)
+    areas = []
+    for entry in range(GDT_TLS_FIRST, GDT_TLS_FIRST + GDT_TLS_COUNT):
+        try:
+            _request(PTRACE_GET_THREAD_AREA, pid, entry, ctypes.addressof(buffer))
+        except OSError:
+            return []  # a kernel without i386 emulation
+        if buffer.raw[12] & _EMPTY_SEGMENT != _EMPTY_SEGMENT:
+            areas.append(buffer.raw)
+    return areas
+
+
+def set_thread_areas(pid: int, areas: list[bytes]) -> None:
+    """Set entries of a thread's descriptor table; each names its own."""
+    for area in areas:
+        if len(area) != USER_DESC_SIZE:
+            raise PeerError("a segment descriptor of the wrong size")
+        buffer = ctypes.create_string_buffer(area, USER_DESC_SIZE)
+        entry = int.from_bytes(area[:4], "little")
+        _request(PTRACE_SET_THREAD_AREA, pid, entry, ctypes.addressof(buffer))
 
 
 def get_signal_mask(pid: int) -> int:

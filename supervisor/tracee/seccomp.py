@@ -2,20 +2,23 @@
 """The seccomp filter of a guest process: which system calls stop for the supervisor.
 
 Calls made from the control block (the agent, shadows running forwarded calls)
-pass; calls whose number is in `native` pass; every other one stops with
-PTRACE_EVENT_SECCOMP. See seccomp(2); the data layout is struct seccomp_data.
+pass; calls whose number is in `native` of their architecture pass; every other
+one stops with PTRACE_EVENT_SECCOMP. One filter serves both architectures, for
+it stays when a program of one executes one of the other. The event's message
+tells which it was: 64-bit code can make i386 calls too. See seccomp(2); the data
+layout is struct seccomp_data.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Mapping
 from typing import Final
 
+from supervisor.arch import Arch
 from supervisor.tracee import ptrace
-from supervisor.tracee.control import CODE
-
-AUDIT_ARCH_X86_64: Final = 0xC000003E
+from supervisor.tracee.control import CALLS_PASS_END, CODE
 
 _ALLOW: Final = 0x7FFF0000
 _TRACE: Final = 0x7FF00000
@@ -39,26 +42,27 @@ def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> byte
     return struct.pack("<HBBI", code, if_true, if_false, k)
 
 
-def build(native: frozenset[int]) -> bytes:
+def build(native: Mapping[Arch, frozenset[int]]) -> bytes:
     """The filter program as an array of struct sock_filter."""
-    numbers = sorted(native)
-    assert len(numbers) < 200
     program = [
-        _instruction(_LOAD, _OFFSET_ARCH),
-        _instruction(_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
-        _instruction(_RETURN, _TRACE),
         _instruction(_LOAD, _OFFSET_POINTER_HIGH),
         _instruction(_EQUAL, 0, 0, 4),
         _instruction(_LOAD, _OFFSET_POINTER_LOW),
         _instruction(_GREATER_EQUAL, CODE, 0, 2),
-        _instruction(_GREATER_EQUAL, CODE + 0x1000, 1, 0),
+        _instruction(_GREATER_EQUAL, CALLS_PASS_END, 1, 0),
         _instruction(_RETURN, _ALLOW),
-        _instruction(_LOAD, _OFFSET_NUMBER),
+        _instruction(_LOAD, _OFFSET_ARCH),
     ]
-    for index, number in enumerate(numbers):
-        program.append(_instruction(_EQUAL, number, len(numbers) - index, 0))
+    for arch, calls in native.items():
+        numbers = sorted(calls)
+        assert len(numbers) < 200
+        program.append(_instruction(_EQUAL, arch.audit, 0, len(numbers) + 3))
+        program.append(_instruction(_LOAD, _OFFSET_NUMBER))
+        for index, number in enumerate(numbers):
+            program.append(_instruction(_EQUAL, number, len(numbers) - index, 0))
+        program.append(_instruction(_RETURN, _TRACE | arch.bits))
+        program.append(_instruction(_RETURN, _ALLOW))
     program.append(_instruction(_RETURN, _TRACE))
-    program.append(_instruction(_RETURN, _ALLOW))
     return b"".join(program)
 
 

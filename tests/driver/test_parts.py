@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from supervisor.arch import ALL, I386, Arch
 from supervisor.driver import messages, signals
 from supervisor.driver.code import CodeObject, TrapMap
 from supervisor.driver.placement import Placement
@@ -16,8 +17,9 @@ from supervisor.errors import PeerError
 from supervisor.units import HostId
 
 
-def test_scratch_is_given_out_once_and_taken_back() -> None:
-    scratch = Scratch()
+@pytest.mark.parametrize("arch", ALL, ids=lambda arch: arch.name)
+def test_scratch_is_given_out_once_and_taken_back(arch: Arch) -> None:
+    scratch = Scratch(arch)
     leases = [scratch.lease() for _ in range(3)]
     spans = []
     for lease in leases:
@@ -54,11 +56,23 @@ def test_threads_are_shared_out_by_processors() -> None:
 def test_forced_signals_are_never_ignored_nor_deferred_in_the_kernel() -> None:
     ignore = signals.ACTION.pack(signals.SIG_IGN, 0, 0, 0)
     handler = signals.ACTION.pack(0x1234, 0, 0, (1 << 64) - 1)
-    assert signals.ACTION.unpack(signals.for_kernel(signal.SIGSEGV, ignore))[0] == signals.SIG_DFL
-    kept = signals.ACTION.unpack(signals.for_kernel(signal.SIGILL, handler))
-    assert kept[0] == 0x1234 and kept[1] & signals.SA_NODEFER
-    assert not kept[3] & signals.FORCED_MASK
-    assert signals.ACTION.unpack(signals.for_kernel(signal.SIGUSR1, ignore))[0] == signals.SIG_IGN
+    for arch in ALL:
+        def unpacked(number: int, action: bytes, arch: Arch = arch) -> tuple[int, ...]:
+            return arch.action.unpack(signals.for_kernel(number, action, arch))
+
+        assert unpacked(signal.SIGSEGV, ignore)[0] == signals.SIG_DFL
+        kept = unpacked(signal.SIGILL, handler)
+        assert kept[0] == 0x1234 and kept[1] & signals.SA_NODEFER
+        assert not kept[3] & signals.FORCED_MASK
+        assert unpacked(signal.SIGUSR1, ignore)[0] == signals.SIG_IGN
+
+
+def test_handlers_of_i386_return_though_the_vdso_is_hidden() -> None:
+    with_info = signals.ACTION.pack(0x1234, signals.SA_SIGINFO, 0, 0)
+    own = signals.ACTION.pack(0x1234, signals.SA_RESTORER, 0x5678, 0)
+    action = signals.for_kernel(signal.SIGUSR1, with_info, I386)
+    assert I386.action.unpack(action)[2] == I386.restorers[1]
+    assert I386.action.unpack(signals.for_kernel(signal.SIGUSR1, own, I386))[2] == 0x5678
 
 
 def test_actions_after_execve() -> None:

@@ -200,9 +200,9 @@ def test_transfers_over_a_buffer_go_in_pieces(tmp_path: Path, vector: bool) -> N
 
 def test_going_on() -> None:
     assert not goes_on(Call(0, []), BUFFER_MAX)
-    assert goes_on(Call(0, [], left=1), BUFFER_MAX)
-    assert not goes_on(Call(0, [], left=1), BUFFER_MAX - 1)
-    assert not goes_on(Call(0, [], left=1), BUFFER_MAX, regular=False)
+    assert goes_on(Call(0, [], left=1, piece=BUFFER_MAX), BUFFER_MAX)
+    assert not goes_on(Call(0, [], left=1, piece=BUFFER_MAX), BUFFER_MAX - 1)
+    assert not goes_on(Call(0, [], left=1, piece=BUFFER_MAX), BUFFER_MAX, regular=False)
 
 
 def test_nothing_travels_for_what_the_kernel_only_writes(marshalled: Marshalled) -> None:

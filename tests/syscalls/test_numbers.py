@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.arch.syscalls_x86_64 import NAMES, NUMBERS
+from supervisor.arch import I386, X86_64, Arch
 from supervisor.syscalls import (
     nested,
     rows_control,
     rows_files,
+    rows_i386,
     rows_ioctl,
     rows_ipc,
     rows_network,
     rows_process,
     rows_system,
 )
+from supervisor.syscalls.spec import LONG, Size
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
@@ -74,11 +76,11 @@ SIZES = {
     "struct utimbuf": rows_files.UTIMBUF,
     "struct pollfd": rows_files.POLLFD,
     "struct epoll_event": rows_files.EPOLL_EVENT,
-    "struct iovec": nested.IOVEC,
-    "struct msghdr": nested.MSGHDR,
-    "struct mmsghdr": nested.MMSGHDR,
+    "struct iovec": 2 * LONG,
+    "struct msghdr": Size(*(header.size for header in nested.HEADERS.values())),
+    "struct mmsghdr": Size(*(header.with_count for header in nested.HEADERS.values())),
     "struct sockaddr_storage": rows_network.SOCKADDR_MAX,
-    "struct sock_fprog": 16,
+    "struct sock_fprog": 2 * LONG,
     "struct sock_filter": 8,
     "struct rusage": rows_process.RUSAGE,
     "struct rlimit": rows_process.RLIMIT,
@@ -104,13 +106,13 @@ SIZES = {
     "struct shm_info": rows_ipc.SHM_INFO,
     "struct sembuf": rows_ipc.SEMBUF,
     "struct mq_attr": rows_ipc.MQ_ATTR,
-    "struct dqblk": 72,
+    "struct dqblk": Size(72, 68),
     "struct dqinfo": 24,
     "struct fs_disk_quota": rows_files.FS_DISK_QUOTA,
     "struct fs_quota_stat": rows_files.FS_QUOTA_STAT,
     "struct fs_quota_statv": rows_files.FS_QUOTA_STATV,
     "struct ifreq": rows_ioctl.IFREQ,
-    "struct ifconf": 16,
+    "struct ifconf": 2 * LONG,
     "struct arpreq": rows_ioctl.ARPREQ,
     "struct fiemap": rows_ioctl.FIEMAP,
     "struct fiemap_extent": rows_ioctl.FIEMAP_EXTENT,
@@ -146,11 +148,30 @@ OFFSETS = {
 }
 
 
-def run_c(tmp_path: Path, source: str) -> list[int]:
+KERNEL_STAT = "#include <asm/stat.h>\n#include <stdio.h>\n"
+
+I386_OFFSETS = {
+    "offsetof(struct msghdr, msg_name)": nested.HEADERS[4].name,
+    "offsetof(struct msghdr, msg_namelen)": nested.HEADERS[4].namelen,
+    "offsetof(struct msghdr, msg_iov)": nested.HEADERS[4].iov,
+    "offsetof(struct msghdr, msg_control)": nested.HEADERS[4].control,
+    "offsetof(struct msghdr, msg_controllen)": nested.HEADERS[4].controllen,
+    "offsetof(struct sock_fprog, filter)": 4,
+    "offsetof(struct ifconf, ifc_ifcu)": 4,
+    "offsetof(struct sigevent, sigev_notify)": 8,
+    "sizeof(struct flock64)": rows_i386.FLOCK64,
+    "sizeof(struct statfs64)": rows_i386.STATFS64,
+    "sizeof(stack_t)": I386.stack.size,
+    "sizeof(struct robust_list_head)": I386.robust_list.size,
+}
+
+
+def run_c(tmp_path: Path, source: str, *options: str) -> list[int]:
     (tmp_path / "print.c").write_text(source)
     subprocess.run(
-        ["gcc", "-o", "print", "print.c"], cwd=tmp_path, check=True, capture_output=True, timeout=60
-    )
+        ["gcc", *options, "-o", "print", "print.c"], cwd=tmp_path, check=True,
+        capture_output=True, timeout=60,
+    )  # fmt: skip
     out = subprocess.run(["./print"], cwd=tmp_path, check=True, capture_output=True, timeout=10)
     return [int(line) for line in out.stdout.split()]
 
@@ -160,9 +181,14 @@ def program(headers: str, expressions: list[str]) -> str:
     return headers + "int main(void) {\n" + "\n".join(lines) + "\n  return 0;\n}\n"
 
 
-def test_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arch", "header", "without"),
+    [(X86_64, "asm/unistd_64.h", {335, 336}), (I386, "asm/unistd_32.h", set())],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_numbers(tmp_path: Path, arch: Arch, header: str, without: set[int]) -> None:
     macros = subprocess.run(
-        ["gcc", "-E", "-dM", "-"], input=b"#include <asm/unistd_64.h>\n", check=True,
+        ["gcc", "-E", "-dM", "-"], input=f"#include <{header}>\n".encode(), check=True,
         capture_output=True, cwd=tmp_path, timeout=60,
     ).stdout.decode()
     headers = {
@@ -171,11 +197,11 @@ def test_numbers(tmp_path: Path) -> None:
         if len(words) == 3 and words[1].startswith("__NR_")
     }
     assert len(headers) > 350
-    assert {name: NUMBERS.get(name) for name in headers} == headers
+    assert {name: arch.numbers.get(name) for name in headers} == headers
     # Beyond the headers of this machine there are newer calls, and only such.
     newest = max(headers.values())
-    assert {number for number, name in NAMES.items() if name not in headers} <= {
-        335, 336, *range(newest + 1, newest + 100),
+    assert {number for number, name in arch.names.items() if name not in headers} <= {
+        *without, *range(newest + 1, newest + 100),
     }
 
 
@@ -184,6 +210,21 @@ def test_sizes(tmp_path: Path) -> None:
     sizes = run_c(tmp_path, program(HEADERS, expressions))
     expected = {**SIZES, **OFFSETS}
     assert dict(zip(expected, sizes, strict=True)) == expected
+
+
+def test_sizes_of_i386(tmp_path: Path) -> None:
+    """By the compiler's 32-bit layouts, or the kernel's own where libc's differ."""
+    sizes = {
+        f"sizeof({name})": getattr(size, "narrow", size)
+        for name, size in SIZES.items() if name != "struct stat"
+    } | I386_OFFSETS  # fmt: skip
+    found = run_c(tmp_path, program(HEADERS, list(sizes)), "-m32")
+    assert dict(zip(sizes, found, strict=True)) == sizes
+    stats = run_c(
+        tmp_path, program(KERNEL_STAT, ["sizeof(struct stat)", "sizeof(struct stat64)"]), "-m32"
+    )
+    assert stats == [rows_files.STAT.narrow, rows_i386.STAT64]
+    assert rows_process.SIGACTION.narrow == I386.action.size
 
 
 def test_sizes_of_terminals(tmp_path: Path) -> None:

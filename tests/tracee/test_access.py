@@ -6,6 +6,7 @@ from __future__ import annotations
 import keystone
 import pytest
 
+from supervisor.arch import I386, X86_64
 from supervisor.coherence.messages import Access
 from supervisor.tracee.access import AccessDecoder, Touch, needs_of_fault
 from supervisor.tracee.ptrace import Registers
@@ -17,6 +18,7 @@ READ, WRITE = Access.READ, Access.WRITE
 
 def _registers() -> Registers:
     registers = Registers()
+    registers.cs = X86_64.code_selector
     registers.rip, registers.rsp = IP, 0x7000
     registers.rdi, registers.rsi = 0x2000, 0x3000
     registers.rax, registers.rcx, registers.fs_base = 5, 9, 0x100000
@@ -47,6 +49,25 @@ def _touches(text: str) -> tuple[AccessDecoder, list[Touch]]:
 )
 def test_operands(text: str, expected: list[tuple[int, int, Access]]) -> None:
     assert [tuple(touch) for touch in _touches(text)[1]] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("push eax", [(0x6FFC, 4, WRITE)]),
+        ("mov eax, gs:[0x14]", [(0xF7C0_0014, 4, READ)]),
+        ("mov gs:[0xfffffff4], eax", [(0xF7BF_FFF4, 4, WRITE)]),  # thread-local: below the base
+        ("mov eax, [edi+eax*4-0x3000]", [(0xFFFF_F014, 4, READ)]),
+        ("mov al, [bx+si]", [(0x3001, 1, READ)]),
+        ("lock cmpxchg8b [edi]", [(0x2000, 8, WRITE)]),
+    ],
+)
+def test_operands_of_i386_code(text: str, expected: list[tuple[int, int, Access]]) -> None:
+    assembler = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_32)
+    registers = _registers()
+    registers.cs, registers.rbx, registers.gs_base = I386.code_selector, 0x1, 0xF7C0_0000
+    touched = AccessDecoder().touches(bytes(assembler.asm(text, IP)[0]), registers)
+    assert [tuple(touch) for touch in touched] == expected
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from supervisor.arch import Arch
 from supervisor.errors import UnsupportedError
 from supervisor.syscalls.handlers import clocks, files, futex, machine, memory, signals, threads
-from supervisor.syscalls.names import name_of
 from supervisor.syscalls.spec import Row
 
 Handler = Callable[..., Any]
@@ -29,7 +29,7 @@ HOME_HANDLERS: Final[dict[str, Handler]] = {
     **machine.HANDLERS,
     **clocks.HANDLERS,
 }
-"""By the name of the call."""
+"""By the name of the call, or of another that does the same (Row.handler)."""
 
 OVERRIDES: Final = frozenset(("tkill", "tgkill", "rt_tgsigqueueinfo", "kill", "rt_sigqueueinfo"))
 """Calls that only need marshalling, but something more after it at home."""
@@ -38,9 +38,14 @@ MARSHALLED: Final = frozenset(("open", "readlink", "nanosleep", "clock_nanosleep
 """Handlers (Row.handler) that, for a thread elsewhere, are plain marshalling."""
 
 
-def unknown_call(number: int) -> UnsupportedError:
+def find(row: Row) -> Handler | None:
+    return HOME_HANDLERS.get(row.handler) or HOME_HANDLERS.get(row.name)
+
+
+def unknown_call(arch: Arch, number: int) -> UnsupportedError:
+    name = arch.names.get(number, f"syscall_{number}")
     return UnsupportedError(
-        f"the program made system call {name_of(number)} ({number}), which dsmsup does not know"
+        f"the program made system call {name} ({number}), which dsmsup does not know"
     )
 
 

@@ -8,7 +8,6 @@ is what home's CLOCK_MONOTONIC is ahead of its own (0 at home).
 from __future__ import annotations
 
 import errno
-import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import Steps
 from supervisor.syscalls.call import Acquire
+from supervisor.syscalls.spec import Row
 
 if TYPE_CHECKING:
     from supervisor.driver.core import Supervisor
@@ -47,40 +47,40 @@ def _put(host: Supervisor, address: int, data: bytes) -> Steps:
     return 0
 
 
-def clock_gettime(host: Supervisor, args: list[int]) -> Steps:
-    now = _now_ns(host, args[0])
-    return (yield from _put(host, args[1], struct.pack("<qq", *divmod(now, 1_000_000_000))))
+def clock_gettime(host: Supervisor, row: Row, args: list[int]) -> Steps:
+    now = row.timespec.pack(*divmod(_now_ns(host, args[0]), 1_000_000_000))
+    return (yield from _put(host, args[1], now))
 
 
-def gettimeofday(host: Supervisor, args: list[int]) -> Steps:
+def gettimeofday(host: Supervisor, row: Row, args: list[int]) -> Steps:
     now = _now_ns(host, 0)
     seconds, rest = divmod(now, 1_000_000_000)
     result = 0
     if args[0]:
-        result = yield from _put(host, args[0], struct.pack("<qq", seconds, rest // 1000))
+        result = yield from _put(host, args[0], row.timespec.pack(seconds, rest // 1000))
     if args[1] and result == 0:
         result = yield from _put(host, args[1], bytes(8))
     return result
 
 
-def time_(host: Supervisor, args: list[int]) -> Steps:
+def time_(host: Supervisor, row: Row, args: list[int]) -> Steps:
     seconds = _now_ns(host, 0) // 1_000_000_000
     if args[0]:
-        result = yield from _put(host, args[0], struct.pack("<q", seconds))
+        result = yield from _put(host, args[0], row.arch.pointer.pack(seconds))
         if result < 0:
             return result
     return seconds
 
 
 LOCAL: Final = {"clock_gettime": clock_gettime, "gettimeofday": gettimeofday, "time": time_}
-"""Handlers that any host's supervisor runs for its own threads."""
+"""Handlers (Row.handler) that any host's supervisor runs for its own threads."""
 
 
 def _at_home(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     row = home.row_of(thread, call)
-    if row.name == "clock_gettime" and not readable(args):
+    if row.handler == "clock_gettime" and not readable(args):
         return (yield from home.run_marshalled(thread, row, args))
-    return (yield from LOCAL[row.name](home, args))
+    return (yield from LOCAL[row.handler](home, row, args))
 
 
 HANDLERS: Final = dict.fromkeys(LOCAL, _at_home)

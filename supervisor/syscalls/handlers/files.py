@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
 
-SYS_OPENAT: Final = 257
 AT_FDCWD: Final = -100
 PATH_MAX: Final = 4096
 DIRECTORY_ARGUMENT: Final = {"open": None, "openat": 0}
@@ -38,7 +37,8 @@ def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
                     name = os.fsencode(substitute) + b"\0"
                     where = lease.allocate(len(name))
                     lease.write(where, name)
-                    return (yield Native(SYS_OPENAT, [AT_FDCWD, where, flags, 0]))
+                    number = thread.arch.numbers["openat"]
+                    return (yield Native(number, [AT_FDCWD, where, flags, 0]))
                 finally:
                     lease.release()
     return (yield from home.run_marshalled(thread, row, args))

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Final
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import AcquireLocked, Native, Steps
 from supervisor.syscalls.call import Acquire
+from supervisor.syscalls.spec import Row
 from supervisor.tracee import inject
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
-
-SYS_FUTEX: Final = 202
-TIMESPEC_SIZE: Final = 16
 
 COMMAND_MASK: Final = 0x7F
 PRIVATE: Final = 0x80
@@ -78,15 +76,17 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
         return _now(home, args)
     timeout = b""
     where = timeout_address(args)
+    row = home.row_of(thread, call)
     if where:
+        size = row.timespec.size
         if call is not None:
             timeout = call.payload
-        elif home.check(where, TIMESPEC_SIZE, Access.READ):
-            yield Acquire(((where, TIMESPEC_SIZE, Access.READ),))
-            timeout = home.read(where, TIMESPEC_SIZE)
-        if len(timeout) != TIMESPEC_SIZE:
+        elif home.check(where, size, Access.READ):
+            yield Acquire(((where, size, Access.READ),))
+            timeout = home.read(where, size)
+        if len(timeout) != size:
             return -errno.EFAULT
-    return (yield from _wait(home, args, tuple(ranges), timeout))
+    return (yield from _wait(home, row, args, tuple(ranges), timeout))
 
 
 def _now(home: Home, args: list[int]) -> int:
@@ -96,6 +96,7 @@ def _now(home: Home, args: list[int]) -> int:
 
 def _wait(
     home: Home,
+    row: Row,
     args: list[int],
     ranges: tuple[tuple[int, int, Access], ...],
     timeout: bytes,
@@ -105,7 +106,7 @@ def _wait(
     try:
         final = list(args)
         if timeout:
-            final[3] = lease.allocate(TIMESPEC_SIZE)
+            final[3] = lease.allocate(len(timeout))
             lease.write(final[3], timeout)
         compares = operation & COMMAND_MASK in (WAIT, WAIT_BITSET)
         result = -errno.EFAULT
@@ -113,7 +114,7 @@ def _wait(
             yield (Acquire if compares else AcquireLocked)(ranges)
             if compares and int.from_bytes(home.read(address, 4), "little") != value & 0xFFFFFFFF:
                 return -errno.EAGAIN
-            result = yield Native(SYS_FUTEX, final)
+            result = yield Native(row.number, final)
             if result != -errno.EFAULT or not home.check(*ranges[0]):
                 return result
             # The page was taken between the resume and the kernel's look at it.

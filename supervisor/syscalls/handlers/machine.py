@@ -33,8 +33,9 @@ def sched_getaffinity(
         return -errno.ESRCH
     cpus = sum(home.placement.cpus)
     data = found.affinity if found.affinity is not None else (1 << cpus) - 1
-    wanted = (cpus + 63) // 64 * 8
-    if size < wanted or size % 8:
+    word = thread.arch.word
+    wanted = (cpus + word * 8 - 1) // (word * 8) * word
+    if size < wanted or size % word:
         return -errno.EINVAL
     if not home.check(mask, wanted, Access.WRITE):
         return -errno.EFAULT

@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from typing import TYPE_CHECKING, Final
 
-from supervisor.areas import EXEC, MMAP_TOP, READ, WRITE, Area, Kind
+from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import Native, Steps
 from supervisor.syscalls.call import Acquire
@@ -48,7 +49,7 @@ COPY_PIECE: Final = 1 << 20
 def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     address, length, protection, flags, descriptor, offset = args
     protection &= PROT_MASK
-    if length == 0 or length > MMAP_TOP:
+    if length == 0 or length > home.space.top:
         return -errno.EINVAL if length == 0 else -errno.ENOMEM
     length = round_up(length)
     if flags & MAP_TYPE not in (1, 2, 3):
@@ -68,7 +69,7 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
             return -errno.ENODEV
     if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
         start = address
-        if start & PAGE_MASK or start < 0x10000 or start + length > MMAP_TOP + (1 << 28):
+        if start & PAGE_MASK or start < 0x10000 or start + length > thread.arch.user_top:
             return -errno.EINVAL if start & PAGE_MASK else -errno.ENOMEM
         if home.is_reserved(start, start + length):
             return -errno.EPERM
@@ -85,6 +86,19 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
     if flags & MAP_TYPE != MAP_SHARED and protection & WRITE:
         return (yield from _map_private_copy(home, thread, args, start, length, file))
     return (yield from _map_file(home, thread, args, start, length, file))
+
+
+def old_mmap(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """i386's first one, whose six arguments are in memory."""
+    if not home.check(args[0], 24, Access.READ):
+        return -errno.EFAULT
+    yield Acquire(((args[0], 24, Access.READ),))
+    return (yield from mmap(home, thread, [*struct.unpack("<6I", home.read(args[0], 24))], call))
+
+
+def mmap2(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """The offset is in pages."""
+    return mmap(home, thread, [*args[:5], args[5] * PAGE_SIZE], call)
 
 
 def _replace(home: Home, area: Area) -> None:
@@ -122,7 +136,9 @@ def _map_private_copy(
     _, _, protection, _, descriptor, offset = args
     try:
         # The kernel checks what is a mappable file with the right access mode.
-        probe = yield Native(9, [0, length, READ, 2, descriptor, offset])
+        probe = yield Native(
+            *thread.arch.map_call(0, length, READ, 2, descriptor, offset)
+        )
         if probe < 0:
             return probe
         home.agent.check([(inject.SYS_MUNMAP, probe, length)])
@@ -149,7 +165,9 @@ def _map_file(
     kept = False
     try:
         fixed = flags & ~MAP_FIXED_NOREPLACE | MAP_FIXED
-        result = yield Native(9, [start, length, protection, fixed, descriptor, offset])
+        result = yield Native(
+            *thread.arch.map_call(start, length, protection, fixed, descriptor, offset)
+        )
         if result < 0:
             return result
         kind = Kind.FILE if shared else Kind.NATIVE
@@ -170,7 +188,7 @@ def _map_file(
 
 def munmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     start, length = args[0], round_up(args[1])
-    if start & PAGE_MASK or not length or start + length > 1 << 47:
+    if start & PAGE_MASK or not length or start + length > thread.arch.user_top:
         return -errno.EINVAL
     if home.is_reserved(start, start + length):
         return -errno.EINVAL
@@ -244,7 +262,7 @@ def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) 
         return home.break_end
     old, new = round_up(home.break_end), round_up(wanted)
     if new > old:
-        if home.space.overlapping(old, new) or new > MMAP_TOP:
+        if home.space.overlapping(old, new) or new > home.space.top:
             return home.break_end
         _replace(home, Area(old, new, READ | WRITE, Kind.GUEST, "[heap]"))
     elif new < old:
@@ -275,7 +293,7 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
             return old
         grown = (old + old_length, old + new_length)
         if area.kind is Kind.GUEST and area.end == grown[0] \
-                and not home.space.overlapping(*grown) and grown[1] <= MMAP_TOP:
+                and not home.space.overlapping(*grown) and grown[1] <= home.space.top:
             _replace(home, Area(*grown, area.protection, Kind.GUEST, area.name))
             return old
         if not flags & MREMAP_MAYMOVE:
@@ -343,6 +361,8 @@ def mincore(home: Home, thread: Thread, args: list[int], _call: SpecialCall | No
 
 HANDLERS: Final = {
     "mmap": mmap,
+    "mmap2": mmap2,
+    "old_mmap": old_mmap,
     "munmap": munmap,
     "mprotect": mprotect,
     "mremap": mremap,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import struct
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence.messages import Access
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
 
-SYS_RT_SIGACTION: Final = 13
-SYS_SIGALTSTACK: Final = 131
 SIGSET_SIZE: Final = 8
-STACK_SIZE: Final = 24
 SS_DISABLE: Final = 2
 
 
@@ -49,24 +47,33 @@ def rt_sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | N
     number &= 0xFFFF_FFFF
     if size != SIGSET_SIZE or not 1 <= number <= 64:
         return -errno.EINVAL
-    before = thread.actions.get(number)
+    layout = thread.arch.action
+    before = layout.pack(*ACTION.unpack(thread.actions.get(number)))
     if new:
-        action = yield from _read(home, new, ACTION.size)
-        if action is None:
+        data = yield from _read(home, new, layout.size)
+        if data is None:
             return -errno.EFAULT
-        lease = home.scratch.lease()
-        try:
-            at = lease.allocate(ACTION.size)
-            lease.write(at, for_kernel(number, action))
-            result = yield Native(SYS_RT_SIGACTION, [number, at, 0, SIGSET_SIZE])
-        finally:
-            lease.release()
+        result = yield from act(home, thread, number, ACTION.pack(*layout.unpack(data)))
         if result < 0:
             return result
-        thread.actions.set(number, action)
     if old:
         return (yield from _write(home, old, before))
     return 0
+
+
+def act(home: Home, thread: Thread, number: int, action: bytes) -> Steps:
+    """Put an action into force; 0 or a negative errno."""
+    arch = thread.arch
+    lease = home.scratch.lease()
+    try:
+        at = lease.allocate(arch.action.size)
+        lease.write(at, for_kernel(number, action, arch))
+        result = yield Native(arch.numbers["rt_sigaction"], [number, at, 0, SIGSET_SIZE])
+    finally:
+        lease.release()
+    if result == 0:
+        thread.actions.set(number, action)
+    return result
 
 
 def rt_sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
@@ -78,47 +85,55 @@ def rt_sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall |
         data = yield from _read(home, new, SIGSET_SIZE)
         if data is None:
             return -errno.EFAULT
-        mask = int.from_bytes(data, "little")
-        match how & 0xFFFF_FFFF:
-            case signal.SIG_BLOCK:
-                after = before | mask
-            case signal.SIG_UNBLOCK:
-                after = before & ~mask
-            case signal.SIG_SETMASK:
-                after = mask
-            case _:
-                return -errno.EINVAL
-        after &= ~(1 << (signal.SIGKILL - 1) | 1 << (signal.SIGSTOP - 1))
-        thread.virtual_mask = after & FORCED_MASK
-        ptrace.set_signal_mask(thread.task, after & ~FORCED_MASK)
+        after = _masked(how, before, int.from_bytes(data, "little"), 0)
+        if after is None:
+            return -errno.EINVAL
+        _set_mask(thread, after)
     if old:
         return (yield from _write(home, old, before.to_bytes(SIGSET_SIZE, "little")))
     return 0
 
 
+def _masked(how: int, before: int, mask: int, kept: int) -> int | None:
+    """The mask after sigprocmask; `kept` are the bits that setting it leaves alone."""
+    match how & 0xFFFF_FFFF:
+        case signal.SIG_BLOCK:
+            return before | mask
+        case signal.SIG_UNBLOCK:
+            return before & ~mask
+        case signal.SIG_SETMASK:
+            return before & kept | mask
+    return None
+
+
+def _set_mask(thread: Thread, mask: int) -> None:
+    mask &= ~(1 << (signal.SIGKILL - 1) | 1 << (signal.SIGSTOP - 1))
+    thread.virtual_mask = mask & FORCED_MASK
+    ptrace.set_signal_mask(thread.task, mask & ~FORCED_MASK)
+
+
 def sigaltstack(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
     new, old = args[:2]
+    layout = thread.arch.stack
     description = b""
     if new:
-        description = yield from _read(home, new, STACK_SIZE)
+        description = yield from _read(home, new, layout.size)
         if description is None:
             return -errno.EFAULT
     lease = home.scratch.lease()
     try:
-        at, at_old = lease.allocate(STACK_SIZE), lease.allocate(STACK_SIZE)
+        at, at_old = lease.allocate(layout.size), lease.allocate(layout.size)
         lease.write(at, description)
-        result = yield Native(SYS_SIGALTSTACK, [at if new else 0, at_old if old else 0])
-        before = lease.read(at_old, STACK_SIZE)
+        number = thread.arch.numbers["sigaltstack"]
+        result = yield Native(number, [at if new else 0, at_old if old else 0])
+        before = lease.read(at_old, layout.size)
     finally:
         lease.release()
     if result < 0:
         return result
     if new:
-        disabled = int.from_bytes(description[8:12], "little") & SS_DISABLE
-        thread.alternate_stack = (
-            int.from_bytes(description[:8], "little"),
-            0 if disabled else int.from_bytes(description[16:24], "little"),
-        )
+        address, flags, size = layout.unpack(description)
+        thread.alternate_stack = (address, 0 if flags & SS_DISABLE else size)
     if old:
         return (yield from _write(home, old, before))
     return 0
@@ -179,11 +194,82 @@ def ptrace_blocked(thread: Thread, number: int) -> bool:
     return True
 
 
+# i386's older calls, with masks of one word -----------------------------------------------
+
+OLD_ACTION: Final = struct.Struct("<IIII")
+"""struct old_sigaction: handler, mask, flags, restorer."""
+SA_ONESHOT_NOMASK: Final = 0x80000000 | 0x40000000
+OLD_MASK_SIZE: Final = 4
+
+
+def sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
+    number, new, old = args[:3]
+    if not 1 <= number <= 64:
+        return -errno.EINVAL
+    handler, flags, restorer, mask = ACTION.unpack(thread.actions.get(number))
+    before = OLD_ACTION.pack(handler, mask & 0xFFFF_FFFF, flags, restorer)
+    if new:
+        data = yield from _read(home, new, OLD_ACTION.size)
+        if data is None:
+            return -errno.EFAULT
+        handler, mask, flags, restorer = OLD_ACTION.unpack(data)
+        action = ACTION.pack(handler, flags, restorer, mask)
+        result = yield from act(home, thread, number, action)
+        if result < 0:
+            return result
+    if old:
+        return (yield from _write(home, old, before))
+    return 0
+
+
+def signal_(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
+    number, handler = args[:2]
+    if not 1 <= number <= 64:
+        return -errno.EINVAL
+    before: int = ACTION.unpack(thread.actions.get(number))[0]
+    action = ACTION.pack(handler, SA_ONESHOT_NOMASK, 0, 0)
+    result = yield from act(home, thread, number, action)
+    return before if result == 0 else result
+
+
+def sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
+    """The first word of the mask only."""
+    how, new, old = args[:3]
+    before = ptrace.get_signal_mask(thread.task) & ~FORCED_MASK | thread.virtual_mask
+    if new:
+        data = yield from _read(home, new, OLD_MASK_SIZE)
+        if data is None:
+            return -errno.EFAULT
+        after = _masked(how, before, int.from_bytes(data, "little"), ~0xFFFF_FFFF)
+        if after is None:
+            return -errno.EINVAL
+        _set_mask(thread, after)
+    if old:
+        word = (before & 0xFFFF_FFFF).to_bytes(OLD_MASK_SIZE, "little")
+        return (yield from _write(home, old, word))
+    return 0
+
+
+def sigsuspend(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
+    lease = home.scratch.lease()
+    try:
+        at = lease.allocate(SIGSET_SIZE)
+        lease.write(at, (args[2] & ~FORCED_MASK).to_bytes(SIGSET_SIZE, "little"))
+        return (yield Native(thread.arch.numbers["rt_sigsuspend"], [at, SIGSET_SIZE]))
+    finally:
+        lease.release()
+
+
 HANDLERS: Final = {
     "rt_sigaction": rt_sigaction,
     "rt_sigprocmask": rt_sigprocmask,
     "sigaltstack": sigaltstack,
     "rt_sigreturn": rt_sigreturn,
+    "sigreturn": rt_sigreturn,
+    "sigaction": sigaction,
+    "signal": signal_,
+    "sigprocmask": sigprocmask,
+    "sigsuspend": sigsuspend,
     "tkill": send,
     "tgkill": send,
     "rt_tgsigqueueinfo": send,

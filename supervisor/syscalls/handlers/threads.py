@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import struct
 from typing import TYPE_CHECKING, Final
 
+from supervisor.arch import Arch
+from supervisor.arch.base import NO_CALL
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import Hold, Native, Steps, Unhold, Wait
 from supervisor.syscalls.call import Acquire
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
-
-SYS_CLONE: Final = 56
 
 SIGCHLD: Final = 17
 CLONE_VM: Final = 0x00000100
@@ -43,28 +42,39 @@ FUTEX_PRIVATE: Final = 128
 FUTEX_TID_MASK: Final = 0x3FFFFFFF
 FUTEX_OWNER_DIED: Final = 0x40000000
 FUTEX_WAITERS: Final = 0x80000000
-ROBUST_HEAD: Final = struct.Struct("<QqQ")
-"""struct robust_list_head: first entry, offset of the futex word, pending entry."""
 ROBUST_LIST_MAX: Final = 2048
-NO_CALL: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
 def clone(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-    flags, stack, parent_tid, child_tid, tls, _ = args
+    arch = thread.arch
+    flags, stack, parent_tid, child_tid, tls = arch.clone_arguments(args)
     if not flags & CLONE_THREAD:
-        return (yield from home.forks.fork(thread, args, call))
+        canonical = [flags, stack, parent_tid, child_tid, tls, 0]
+        return (yield from home.forks.fork(thread, canonical, call))
+    record = yield from tls_record(home, arch, flags, tls)
+    if record is None:
+        return -errno.EFAULT
     context = ptrace.Registers.from_buffer_copy(
         call.registers if call is not None else bytes(thread.registers)
     )
     thread.born.clear()
-    result = yield Native(SYS_CLONE, [flags & ~OURS, stack, 0, 0, tls, 0])
+    lease = home.scratch.lease()
+    try:
+        native_tls = tls
+        if record:
+            native_tls = lease.allocate(len(record))
+            lease.write(native_tls, record)
+        native = arch.clone_arguments([flags & ~OURS, stack, 0, 0, native_tls])
+        result = yield Native(arch.numbers["clone"], native)
+    finally:
+        lease.release()
     if result < 0:
         return result
     task = thread.born.pop()
     if task not in home.newborn:
         yield Wait(("born", task))
     home.newborn.discard(task)
-    child = home.add_thread(task, task)
+    child = home.add_thread(task, task, arch)
     home.by_tid[task] = child
     child.virtual_mask = thread.virtual_mask
     word = task.to_bytes(4, "little")
@@ -79,9 +89,19 @@ def clone(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     if stack:
         context.rsp = stack
     if flags & CLONE_SETTLS:
-        context.fs_base = tls
+        arch.set_tls(context, tls, record)
     start(home, child, context, call.xstate if call is not None else b"")
     return task
+
+
+def tls_record(home: Home, arch: Arch, flags: int, address: int) -> Steps:
+    """What clone's TLS argument points to; empty where it is no pointer, None if unreadable."""
+    if not flags & CLONE_SETTLS or not arch.tls_record:
+        return b""
+    if not home.check(address, arch.tls_record, Access.READ):
+        return None
+    yield Acquire(((address, arch.tls_record, Access.READ),))
+    return home.read(address, arch.tls_record)
 
 
 def start(home: Home, child: Thread, context: ptrace.Registers, xstate: bytes) -> None:
@@ -108,7 +128,7 @@ def set_robust_list(
     home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
 ) -> Steps:
     head, size = args[:2]
-    if size != ROBUST_HEAD.size:
+    if size != thread.arch.robust_list.size:
         return -errno.EINVAL
     thread.robust_list = head
     return 0
@@ -128,16 +148,16 @@ def _release_robust_list(home: Home, thread: Thread) -> Steps:
 
     The kernel's own walk would silently stop at the first page that is elsewhere.
     """
-    head = thread.robust_list
-    if not head or not home.check(head, ROBUST_HEAD.size, Access.READ):
+    head, layout, word_size = thread.robust_list, thread.arch.robust_list, thread.arch.word
+    if not head or not home.check(head, layout.size, Access.READ):
         return
-    yield Acquire(((head, ROBUST_HEAD.size, Access.READ),))
-    entry, offset, pending = ROBUST_HEAD.unpack(home.read(head, ROBUST_HEAD.size))
+    yield Acquire(((head, layout.size, Access.READ),))
+    entry, offset, pending = layout.unpack(home.read(head, layout.size))
     entries = []
     while entry is not None and entry & ~1 != head and len(entries) < ROBUST_LIST_MAX:
         if entry & ~1 != pending & ~1:
             entries.append(entry)
-        entry = yield from _word(home, entry & ~1, 8)
+        entry = yield from _word(home, entry & ~1, word_size)
     if pending:
         entries.append(pending)
     for entry in entries:
