@@ -110,6 +110,37 @@ def exec_command(
     sys.exit(status)
 
 
+@cli.command("count", context_settings={**_CONTEXT, "allow_interspersed_args": False})
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=1 << 62, metavar="N",
+    help="Count at most N instructions; the program then goes on at full speed.",
+)  # fmt: skip
+@click.option(
+    "--top", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
+    help="List the N busiest sites and functions.",
+)  # fmt: skip
+@click.option("--json", "machine", is_flag=True, help="Machine-readable, one object, all sites.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False),
+    help="Where to report (default: stderr, since stdout is the program's).",
+)  # fmt: skip
+@click.argument("program")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def count_command(
+    limit: int, top: int, machine: bool, output: str | None, program: str,
+    arguments: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Count the synchronization instructions that PROGRAM executes, by site and function.
+
+    It runs on this machine alone, one instruction at a time (some hundred
+    thousand in a second), its threads and child processes counted with it. The
+    exit status is the program's own.
+    """
+    from supervisor.observe.count import count
+
+    sys.exit(count(program, list(arguments), limit, top, output, machine))
+
+
 @cli.command()
 @click.argument("file", type=click.Path(dir_okay=False))
 def keygen(file: str) -> None:

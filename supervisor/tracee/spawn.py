@@ -25,14 +25,15 @@ def spawn(
     path: str | int,
     arguments: list[bytes],
     environment: Mapping[bytes, bytes],
-    filter_program: bytes,
+    filter_program: bytes | None,
     *,
     cpus: Iterable[int] | None = None,
     new_session: bool = False,
 ) -> int:
     """Start a program under ptrace; it is left at the exit of its execve. Returns its pid.
 
-    `path` may be a descriptor (fexecve). Raises CannotExecute, NotFound.
+    `path` may be a descriptor (fexecve); without a filter no system call stops.
+    Raises CannotExecute, NotFound.
     """
     go_read, go_write = os.pipe()
     error_read, error_write = os.pipe()
@@ -103,7 +104,7 @@ def _child(
     path: str | int,
     arguments: list[bytes],
     environment: Mapping[bytes, bytes],
-    filter_program: bytes,
+    filter_program: bytes | None,
     go_read: int,
     error_write: int,
     cpus: set[int] | None,
@@ -122,7 +123,8 @@ def _child(
         if os.read(go_read, 1) != b"g":
             os._exit(127)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        seccomp.install(filter_program)
+        if filter_program is not None:
+            seccomp.install(filter_program)
         os.execve(path, arguments, environment)
     except OSError as error:
         os.write(error_write, str(error.errno).encode())
