@@ -7,6 +7,7 @@ let go at every stop; what they do is between them and the kernel.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import Final
 
@@ -25,9 +26,10 @@ _STOPPING: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, si
 class Bystanders:
     """The tasks of the program's child processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, newborn: set[int]) -> None:
         self.tasks: set[int] = set()
-        self._early: dict[int, Stop] = {}
+        self._newborn = newborn
+        """New tasks in their first stop, of which no parent has told yet."""
 
     def add(self, task: int) -> None:
         self.tasks.add(task)
@@ -42,7 +44,7 @@ class Bystanders:
                     self.tasks.discard(stop.pid)
                 case StopKind.EVENT:
                     if stop.detail in FORK_EVENTS:
-                        self.tasks.add(ptrace.get_event_message(stop.pid))
+                        self._born(ptrace.get_event_message(stop.pid))
                     ptrace.cont(stop.pid)
                 case StopKind.GROUP_STOP if stop.detail in _STOPPING:
                     ptrace.listen(stop.pid)
@@ -53,3 +55,11 @@ class Bystanders:
         except ptrace.TraceeGone:
             pass
         return True
+
+    def _born(self, task: int) -> None:
+        """A bystander has made a task: one too, whose first stop may have come before."""
+        self.tasks.add(task)
+        if task in self._newborn:
+            self._newborn.discard(task)
+            with contextlib.suppress(ptrace.TraceeGone):
+                ptrace.cont(task)

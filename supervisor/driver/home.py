@@ -88,9 +88,9 @@ class Home(Supervisor):
         self.placement = Placement(cpus)
         self.by_tid: dict[int, Thread] = {}
         self.forks = Forks(self)
-        self.bystanders = bystanders.Bystanders()
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
+        self.bystanders = bystanders.Bystanders(self.newborn)
         self.synced: set[HostId] = set()
         """Hosts that have the area list; the others get it with their first thread."""
         self.pid = 0
@@ -564,6 +564,15 @@ class Home(Supervisor):
                 (arch.scratch, arch.scratch + arch.scratch_size),
             )
         )
+
+    def free_range(self, length: int, hint: int = 0) -> int | None:
+        """An address for a new mapping of the program, clear of the supervisor's own memory."""
+        found = self.space.free_range(length, hint)
+        if found is not None and self.is_reserved(found, found + length):
+            found = self.space.free_range(length)
+            if found is not None and self.is_reserved(found, found + length):
+                return None
+        return found
 
     def areas_changed(
         self,

@@ -10,10 +10,13 @@ import pytest
 
 from supervisor.arch import ALL, I386, Arch
 from supervisor.driver import messages, signals
+from supervisor.driver.bystanders import PTRACE_EVENT_CLONE, Bystanders
 from supervisor.driver.code import CodeObject, TrapMap
 from supervisor.driver.placement import Placement
 from supervisor.driver.scratch import Scratch
 from supervisor.errors import PeerError
+from supervisor.tracee import ptrace
+from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HostId
 
 
@@ -110,3 +113,19 @@ def test_malformed_control_messages_are_the_peer_s_fault(data: bytes) -> None:
 def test_control_messages_survive_the_wire() -> None:
     message = messages.SpecialCall(7, 202, [1, 2, 3, 4, 5, 2**64 - 1], b"p", b"r", b"x")
     assert messages.decode(messages.encode(message)) == message
+
+
+@pytest.mark.parametrize("newborn", [set(), {7}], ids=["parent-first", "child-first"])
+def test_a_childs_thread_goes_on_whichever_stop_comes_first(
+    newborn: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed: list[int] = []
+    monkeypatch.setattr(ptrace, "get_event_message", lambda task: 7)
+    monkeypatch.setattr(ptrace, "cont", lambda task, signal_number=0: resumed.append(task))
+    children = Bystanders(newborn)
+    children.add(5)
+    assert children.on_stop(Stop(5, StopKind.EVENT, PTRACE_EVENT_CLONE))
+    if not newborn and 7 not in resumed:
+        assert children.on_stop(Stop(7, StopKind.GROUP_STOP, signal.SIGTRAP))
+    assert sorted(resumed) == [5, 7]
+    assert newborn == set()

@@ -75,6 +75,7 @@ THREADS = [
     Program("sequence", threads=1),
     Program("join_values", threads=0),
     Program("main_exits", threads=0),
+    Program("child_threads", threads=0),
     Program("exit_thread", status=7),
     Program("cancel", threads=3),
     Program("ids"),
@@ -85,6 +86,7 @@ THREADS = [
 MEMORY = [
     Program("malloc_all"),
     Program("mmap_churn"),
+    Program("mmap_hints"),
     Program("mprotect"),
     Program("deep_stack", threads=0),
     Program("brk_growth"),

@@ -76,7 +76,7 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
         if flags & MAP_FIXED_NOREPLACE and home.space.overlapping(start, start + length):
             return -errno.EEXIST
     else:
-        found = home.space.free_range(length, round_up(address))
+        found = home.free_range(length, round_up(address))
         if found is None:
             return -errno.ENOMEM
         start = found
@@ -298,7 +298,7 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
             return old
         if not flags & MREMAP_MAYMOVE:
             return -errno.ENOMEM
-        found = home.space.free_range(new_length)
+        found = home.free_range(new_length)
         if found is None:
             return -errno.ENOMEM
         target = found
