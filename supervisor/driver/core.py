@@ -249,8 +249,6 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._next_tick = 0.0
-        self.may_spin = False
-        """No other host of the run uses this host's processors."""
         self.step(Tick(int(time.monotonic() * 1e6)))
 
     def _arm(self, armed: bool) -> None:
