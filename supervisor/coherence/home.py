@@ -246,6 +246,9 @@ class Home:
         self.directory.entries.set(first, count, dir_.EXCLUSIVE_AT_HOME)
         node.pages.drop_pins(first, count)
         node.buffer.drop(first, count)
+        node.policy.discarded(first, count)
+        for page in [page for page in self.snapshots if first <= page < first + count]:
+            del self.snapshots[page]
         node.retry_overlapping(span)
         node.install(first, count, b"")
         node.raise_access([run_of(first, count, Access.WRITE)])

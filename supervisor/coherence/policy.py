@@ -99,6 +99,9 @@ class SingleWriter:
         """A host flushed; the pages that should be single-writer again."""
         return []
 
+    def discarded(self, first: int, count: int) -> None:
+        """The contents of these pages are gone: what comes there next is something else."""
+
 
 BOUNCES: Final = 4
 """Times in a row a page's ownership moves, every writer keeping to its own bytes,
@@ -226,6 +229,13 @@ class Adaptive(SingleWriter):
                 self.made_single += 1
                 single.append(diff.page)
         return single
+
+    def discarded(self, first: int, count: int) -> None:
+        pages = range(first, first + count)
+        for by_page in (self._bouncing, self._flushed):
+            few = pages if count < len(by_page) else [page for page in by_page if page in pages]
+            for page in few:
+                by_page.pop(page, None)
 
     def _is_over(self, seen: _Flushed, host: int, diff: PageDiff, now_us: int) -> bool:
         changed = np.zeros(PAGE_SIZE, np.bool_)

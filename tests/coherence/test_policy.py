@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from supervisor.coherence.messages import Access
-from supervisor.coherence.policy import CHUNK_PAGES, WINDOW_PAGES_MAX, Adaptive, Streams
+from supervisor.coherence.policy import BOUNCES, CHUNK_PAGES, WINDOW_PAGES_MAX, Adaptive, Streams
+from supervisor.units import PAGE_SIZE
 from tests.coherence.timed import Counter, Flag, PingPong, TimedCluster
 
 RUN_US = 500_000.0
@@ -42,6 +43,20 @@ def test_a_page_with_a_lock_in_it_stays_single_writer() -> None:
     policy = cluster.hosts[0].node.policy
     assert isinstance(policy, Adaptive) and policy.made_multiple == 0
     assert all(host.node.counters["diffs_sent"] == 0 for host in cluster.hosts)
+
+
+def test_new_memory_is_judged_anew() -> None:
+    """Where a page was full of locks, another mapping may come, which is falsely shared."""
+    policy = Adaptive()
+    policy.locked(7, 1)
+    policy.discarded(7, 1)
+    pages = [bytes(PAGE_SIZE), bytes(PAGE_SIZE - 1) + b"x", b"y" + bytes(PAGE_SIZE - 1)]
+    moves = 0
+    while not policy.make_multiple(7):
+        moves += 1
+        if policy.moves(7, moves):
+            policy.bounced(7, moves % 2, pages[0], pages[1 + moves % 2], moves)
+        assert moves < 2 * BOUNCES
 
 
 @pytest.mark.parametrize("hosts", [(0, 1), (1, 2)])
