@@ -256,7 +256,10 @@ class Node:
             return any(page in self.buffer.multiple for page in pages)
         return any(page in pages for page in self.buffer.multiple)
 
-    def _released(self, event: Released | Cancelled) -> None:
+    def _released(self, event: Released) -> None:
+        self._unpin(event.requester)
+
+    def _cancelled(self, event: Cancelled) -> None:
         self._forget_requester(event.requester)
 
     def _forget_requester(self, requester: int) -> None:
@@ -264,6 +267,9 @@ class Node:
             fetching.waiters.pop(requester, None)
         self._local.pop(requester, None)
         self._fencing.pop(requester, None)
+        self._unpin(requester)
+
+    def _unpin(self, requester: int) -> None:
         if self.pages.pins.pop(requester, None) is not None:
             self.unpinned()
 
@@ -396,7 +402,7 @@ def _checked(needs: tuple[Run, ...]) -> tuple[Run, ...]:
 _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     Fault: Node._fault,
     Released: Node._released,
-    Cancelled: Node._released,
+    Cancelled: Node._cancelled,
     Received: Node._received,
     Protected: Node._protected,
     Discarded: Node._discarded,

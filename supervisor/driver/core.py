@@ -132,6 +132,8 @@ class Supervisor:
         self._asked = False
         """Something may have been asked for since pages were last released."""
         self._waiting: dict[Any, Operation] = {}
+        self._caught: deque[Thread] = deque()
+        """Threads that stood in a check of the armed byte when this very step set it."""
         self._late: deque[Stop] = deque()
         """Stops that have been taken from the kernel and not handled yet."""
         self.several_writers = policy != "single-writer" and hosts > 1
@@ -241,6 +243,10 @@ class Supervisor:
                 else:
                     assert kind is WakeAt
                     self._wake_at(effect.now_us / 1e6)
+        while self._caught:
+            thread = self._caught.popleft()
+            self._made_progress(thread)
+            self._trap(thread)
 
     def _wake_at(self, deadline: float) -> None:
         if self._next_tick <= time.monotonic() or deadline < self._next_tick:
@@ -257,7 +263,8 @@ class Supervisor:
         A thread between its check and its instruction would run the instruction
         as if no page had several writers. Only a thread that computes can be
         there; it is stopped, and if it is there, taken to the instruction's
-        start and treated as trapped.
+        start and treated as trapped once the other effects of the step are in
+        force.
         """
         self.control.set_armed(armed)
         if not armed:
@@ -305,7 +312,7 @@ class Supervisor:
                 ptrace.get_registers(thread.task, thread.registers)
             thread.registers.rip = native
             ptrace.set_registers(thread.task, thread.registers)
-            self._trap(thread)
+            self._caught.append(thread)
         except ptrace.TraceeGone:
             pass
 

@@ -87,6 +87,18 @@ def script(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
 
 
+def test_pins_let_go_late_take_no_request_along() -> None:
+    """A thread's next request may come before its last pages' pins are let go."""
+    stage = Stage(2, AlwaysMultiple())
+    for host in (0, 1):
+        stage.fault(host, Access.READ)
+        stage.release(host)
+    stage.fault(1, Access.WRITE)  # dirty here, and pinned
+    assert stage.play(1, Serialize(2 + 1)) == ""  # another thread's fence waits for the pin
+    assert stage.play(1, Released(2 + 1)) == ""
+    assert "1: Resume 3" in stage.release(1).splitlines()
+
+
 def test_a_page_is_read_then_written_then_taken_back() -> None:
     stage = Stage(3)
     stage.memories[HOME].poke(7, 0, 1)
