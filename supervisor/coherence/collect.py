@@ -129,7 +129,14 @@ def _never_touched(home: Home, access: Access, kind: Holding, spans: list[Span])
     if access != Access.WRITE or kind != Holding.HOME or not spans:
         return []
     first, count = spans[0]
-    zeros = zero_pages(home.node.memory.read(PageNumber(first), count))
+    zeros, piece = 0, 1
+    while zeros < count:  # most often the first page tells
+        piece = min(piece, count - zeros)
+        found = zero_pages(home.node.memory.read(PageNumber(first + zeros), piece))
+        zeros += found
+        if found < piece:
+            break
+        piece *= 4
     return [Span(first, zeros)] if zeros else []
 
 
