@@ -57,6 +57,10 @@ def cli() -> None:
     "--migrate/--no-migrate", default=True, show_default=True,
     help="Move a thread home that does little but wait for pages.",
 )  # fmt: skip
+@click.option(
+    "--pager", type=click.Choice(["auto", "userfaultfd", "sigsegv"]), default="auto",
+    envvar="DSMSUP_PAGER", show_default=True, help="How this host catches page faults.",
+)  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Tell on stderr what happens.")
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -70,6 +74,7 @@ def exec_command(
     policy: str,
     stats_path: str | None,
     migrate: bool,
+    pager: str,
     verbose: bool,
     program: str,
     arguments: tuple[str, ...],
@@ -95,7 +100,8 @@ def exec_command(
     plan = launch.plan(options, os.environ, processors)
     is_virtual = isinstance(plan, VirtualPlan)
     job = Job(
-        program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors), migrate
+        program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors), migrate,
+        pager,
     )
     if isinstance(plan, VirtualPlan):
         find_program(program)

@@ -46,6 +46,8 @@ class Job:
     """How many processors virtual hosts share out."""
     migrate: bool = True
     """Threads that do little but wait for pages go home."""
+    pager: str = "auto"
+    """How this host keeps its guest from pages: auto, userfaultfd or sigsegv."""
 
     def tell(self, line: str) -> None:
         if self.verbose:
@@ -107,6 +109,7 @@ async def _run_home(
     cpus = [info.cpus for info in membership.infos]
     home = Home(membership.hosts, membership.links, names, cpus, job.policy, job.tell)
     home.on_child_exit = child_of
+    home.pager_choice = job.pager
     home.may_spin = _own_processors(job, membership)
     try:
         async with trio.open_nursery() as nursery:
@@ -139,6 +142,7 @@ async def _run_lender(
         membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell
     )
     lender.migrate = job.migrate
+    lender.pager_choice = job.pager
     lender.may_spin = _own_processors(job, membership)
     try:
         try:

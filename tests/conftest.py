@@ -45,6 +45,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="CORE",
         help="pin every run, all its hosts with it, to this one processor",
     )
+    group.addoption(
+        "--pager",
+        choices=("auto", "userfaultfd", "sigsegv"),
+        default=None,
+        help="run every program with this pager (default: as dsmsup chooses)",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import os
 import signal
 import sys
 import time
@@ -42,7 +43,7 @@ from supervisor.coherence.messages import (
     WakeAt,
 )
 from supervisor.coherence.node import Node
-from supervisor.driver import messages
+from supervisor.driver import messages, waits
 from supervisor.driver.events import Events
 from supervisor.driver.messages import COHERENCE, CONTROL, ControlMessage
 from supervisor.driver.operations import (
@@ -53,20 +54,23 @@ from supervisor.driver.operations import (
     Steps,
     Unhold,
 )
+from supervisor.driver.pager import SignalPager, UserfaultPager, uses_userfaultfd
 from supervisor.driver.signals import Actions
 from supervisor.driver.thread import Thread
+from supervisor.driver.waits import AHEAD_PAGES_MAX
 from supervisor.errors import DsmsupError, GuestDied, PeerError, PeerLost, UnsupportedError
 from supervisor.syscalls import handlers
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.spec import Row
 from supervisor.syscalls.table import TABLES
-from supervisor.tracee import inject, ptrace
+from supervisor.tracee import ptrace
 from supervisor.tracee.access import INSTRUCTION_LENGTH_MAX, AccessDecoder, needs_of_fault
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.memory import GuestMemory
 from supervisor.tracee.stops import Stop, StopKind, drain, wait_among
-from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
+from supervisor.tracee.userfault import create_in
+from supervisor.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
 HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 300e-6}
 """How long a granted page is kept from others if its thread has not been seen to progress.
@@ -80,13 +84,6 @@ SILENCE_S_MAX: Final = 4.0
 """A host that says nothing for this long is lost (heartbeats come every half second)."""
 BEAT_S: Final = 0.5
 CHECK_STEPS_MAX: Final = 8
-AHEAD_PAGES_MAX: Final = 1024
-
-_ALLOWED: Final = {
-    Access.NONE: 0,
-    Access.READ: READ | EXEC,
-    Access.WRITE: READ | WRITE | EXEC,
-}
 
 
 class Supervisor:
@@ -112,6 +109,8 @@ class Supervisor:
         self.space = AddressSpace()
         self.node = Node(host, hosts, self.memory, policy)
         self.decoder = AccessDecoder()
+        self.pager = SignalPager(self)
+        self.pager_choice = "auto"
         self.agent: Agent
         self.threads: dict[int, Thread] = {}
         """By kernel task id on this host."""
@@ -126,7 +125,7 @@ class Supervisor:
         self._requesters: dict[int, Thread | Operation] = {}
         self._holders: dict[int, Operation] = {}
         self._ready: deque[tuple[int, bool]] = deque()
-        self._held: dict[int, float] = {}
+        self.held: dict[int, float] = {}
         """Until when each requester keeps its pages if others ask for them."""
         self._hold_timer = False
         self._asked = False
@@ -232,7 +231,7 @@ class Supervisor:
                         link.send(COHERENCE, wire.encode(effect.message))
                         self._flush_wanted.add(effect.host)
                 elif kind is Protect:
-                    self.protect(effect.runs)
+                    self.pager.protect(effect.runs)
                     pending.append(Protected(effect.token))
                 elif kind is Resume:
                     self._ready.append((effect.requester, False))
@@ -295,6 +294,7 @@ class Supervisor:
                 self._late.append(stop)  # the interrupt's own stop follows, and is let go
                 return
             thread.stopped = True
+            waits.left(self, thread)
             ip = ptrace.get_registers(thread.task, thread.registers).rip
             native = self.past_check(ip)
             if native is None:
@@ -316,28 +316,24 @@ class Supervisor:
         except ptrace.TraceeGone:
             pass
 
-    def protect(self, runs: Iterable[Run]) -> None:
-        """Put coherence access into force: intersected with what the program asked for."""
-        calls: list[tuple[int, ...]] = []
-        for first, count, access in runs:
-            allowed = _ALLOWED[access]
-            start = first << PAGE_SHIFT
-            for area in self.space.pieces(start, start + (count << PAGE_SHIFT)):
-                if area.kind is not Kind.NATIVE or self.host != HOME:
-                    calls.append(
-                        (
-                            inject.SYS_MPROTECT, area.start, area.end - area.start,
-                            area.protection & allowed,
-                        )
-                    )  # fmt: skip
-        if calls:
-            self.agent.check(calls)
+    def start_pager(self, pidfd: int, call: Callable[..., int]) -> None:
+        """The chosen pager for a fresh guest process; `call` runs a system call there."""
+        if self.hosts == 1 or not uses_userfaultfd(self.pager_choice):
+            return
+        try:
+            faults = create_in(pidfd, call)
+        except OSError as error:
+            raise DsmsupError(f"cannot use userfaultfd: {error.strerror}") from None
+        self.verbose(f"host {self.host}: page faults come by userfaultfd")
+        self.pager = pager = UserfaultPager(self, faults)
+        self.events.watch(faults.descriptor, EPOLLIN, lambda _: waits.arrived(self, pager))
 
-    def apply_areas(self, areas: Iterable[Area]) -> None:
-        """Set the protection of areas anew from the node's state."""
-        for area in areas:
-            first = PageNumber(area.start >> PAGE_SHIFT)
-            self.protect(self.node.access_runs(first, (area.end - area.start) >> PAGE_SHIFT))
+    def drop_pager(self) -> None:
+        """The guest process is gone."""
+        if isinstance(self.pager, UserfaultPager):
+            self.events.unwatch(self.pager.faults.descriptor)
+            self.pager.close()
+            self.pager = SignalPager(self)
 
     def run_ready(self) -> None:
         """Go on with every requester whose pages are there."""
@@ -363,9 +359,9 @@ class Supervisor:
         """Let granted pages go, those granted long enough ago, because somebody may ask."""
         now = time.monotonic()
         next_due = None
-        for requester, until in list(self._held.items()):
+        for requester, until in list(self.held.items()):
             if now >= until:
-                del self._held[requester]
+                del self.held[requester]
                 self.step(Released(requester))
             elif next_due is None or until < next_due:
                 next_due = until
@@ -375,7 +371,7 @@ class Supervisor:
 
     def _on_hold_timer(self) -> None:
         self._hold_timer = False
-        if self._held:
+        if self.held:
             self._release_held()
 
     # Threads ------------------------------------------------------------------------
@@ -400,13 +396,17 @@ class Supervisor:
     def remove_thread(self, thread: Thread) -> None:
         self.threads.pop(thread.task, None)
         self.forget_fault(thread)
+        thread.paging = False
+        if thread.call_file >= 0:
+            os.close(thread.call_file)
+            thread.call_file = -1
         self._requesters.pop(thread.requester, None)
         operation = thread.operation
         if operation is not None:
             self.abandon(operation)
 
     def forget_fault(self, thread: Thread) -> None:
-        self._held.pop(thread.requester, None)
+        self.held.pop(thread.requester, None)
         self.step(Cancelled(thread.requester))
 
     def resume(self, thread: Thread, signal_number: int = 0) -> None:
@@ -427,7 +427,14 @@ class Supervisor:
         thread.stopped = True
         try:
             kind = stop.kind
-            if kind is StopKind.SECCOMP:
+            if (
+                thread.paging
+                and waits.left(self, thread)
+                and kind is StopKind.GROUP_STOP
+                and stop.detail == signal.SIGTRAP
+            ):
+                waits.scrutinise(self, thread)
+            elif kind is StopKind.SECCOMP:
                 self._made_progress(thread)
                 self.on_call(thread)
             elif kind is StopKind.SIGNAL:
@@ -487,7 +494,7 @@ class Supervisor:
         raise NotImplementedError
 
     def _made_progress(self, thread: Thread) -> None:
-        if self._held.pop(thread.requester, None) is not None:
+        if self.held.pop(thread.requester, None) is not None:
             self.step(Released(thread.requester))
 
     def on_native_signal(self, thread: Thread, number: int) -> None:
@@ -502,7 +509,7 @@ class Supervisor:
             _, code, address = ptrace.get_siginfo(thread.task)
             registers = ptrace.get_registers(thread.task, thread.registers)
             # SEGV_MAPERR and SEGV_ACCERR; others (a kill, a non-canonical address) are not ours.
-            if code in (1, 2) and self._page_fault(thread, address):
+            if code in (1, 2) and self.page_fault(thread, address):
                 return
             if self._redirected(thread):
                 return
@@ -510,8 +517,8 @@ class Supervisor:
             _, code, _ = ptrace.get_siginfo(thread.task)
             if thread.stepping and code > 0:
                 thread.stepping = False
-                if thread.requester in self._held:  # progress is made; now it is as any other
-                    self._held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
+                if thread.requester in self.held:  # progress is made; now it is as any other
+                    self.held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
                     self._release_held()
                 if thread.pending_signals:
                     ptrace.get_registers(thread.task, thread.registers)
@@ -552,7 +559,7 @@ class Supervisor:
     def _trap(self, thread: Thread) -> None:
         """A synchronization instruction, about to run natively, must drain the store buffer."""
         thread.waiting = True
-        touched = self.decoder.touches(self._code_at(thread), thread.registers)
+        touched = self.decoder.touches(self.code_at(thread), thread.registers)
         if touched:
             thread.step_next = True  # it runs before its pages may change their mode
             self.step(
@@ -566,7 +573,7 @@ class Supervisor:
 
     # Page faults --------------------------------------------------------------------
 
-    def _code_at(self, thread: Thread) -> bytes:
+    def code_at(self, thread: Thread) -> bytes:
         """The instruction at rip, as far as it is on this host; empty if decoded already."""
         ip = thread.registers.rip
         if self.decoder.cached(ip):
@@ -577,7 +584,7 @@ class Supervisor:
             length = here
         return self.memory.read_bytes(ip, length)
 
-    def _page_fault(self, thread: Thread, address: int) -> bool:
+    def page_fault(self, thread: Thread, address: int) -> bool:
         """Ask for what the faulting instruction needs; False when the fault is the program's."""
         area = self.space.find(address)
         if area is None or not area.protection or area.kind is Kind.RESERVED:
@@ -587,7 +594,7 @@ class Supervisor:
         if not ranges:
             return False
         key = (registers.rip, address, registers.rsp, registers.rcx, registers.rax)
-        if self._held.pop(thread.requester, None) is not None:
+        if self.held.pop(thread.requester, None) is not None:
             self.step(Released(thread.requester))
             if key == thread.fault_key:
                 thread.step_next = True  # the page was taken before the thread got to use it
@@ -630,7 +637,7 @@ class Supervisor:
         fetch = [(address, 1, Access.READ)] if area.protection & EXEC else []
         if not self.node.allows(ip >> PAGE_SHIFT, 1, Access.READ):
             return fetch  # its bytes are not here yet: decoding them would tell lies
-        touched = self.decoder.touches(self._code_at(thread), thread.registers)
+        touched = self.decoder.touches(self.code_at(thread), thread.registers)
         if 0 <= address - ip < INSTRUCTION_LENGTH_MAX and not any(
             touch.address <= address < touch.address + max(touch.length, 1) for touch in touched
         ):
@@ -670,6 +677,17 @@ class Supervisor:
         return tuple(runs)
 
     def _go_on_after_fault(self, thread: Thread, retry: bool) -> None:
+        if thread.paging:
+            thread.paging = False
+            assert isinstance(self.pager, UserfaultPager)
+            if not retry:
+                self.held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
+            if not self.thrashes(thread):
+                self.pager.fill(thread.fault_address & ~PAGE_MASK)
+            return
+        if not thread.waiting and not thread.delivering:
+            self.step(Released(thread.requester))  # it was interrupted, and waits no more
+            return
         thread.waiting = False
         if thread.delivering:
             self.deliver(thread)
@@ -677,7 +695,7 @@ class Supervisor:
         if self.thrashes(thread):
             return
         if not retry:
-            self._held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
+            self.held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
             if thread.step_next:
                 thread.step_next = False
                 self.step_pinned(thread)
@@ -691,7 +709,7 @@ class Supervisor:
     def step_pinned(self, thread: Thread, signal_number: int = 0) -> None:
         """Run one instruction (or enter a handler) before its pages may be taken."""
         thread.stepping = True
-        self._held[thread.requester] = FOREVER
+        self.held[thread.requester] = FOREVER
         with contextlib.suppress(ptrace.TraceeGone):
             thread.single_step(signal_number)
 
@@ -845,7 +863,8 @@ class Supervisor:
     def _computing(self) -> bool:
         """Has a thread of this host the processor to use (or may, for all we know)?"""
         return any(
-            not thread.stopped and thread.native is None for thread in self.threads.values()
+            not thread.stopped and thread.native is None and not thread.paging
+            for thread in self.threads.values()
         )
 
     async def run(self) -> None:

@@ -57,6 +57,7 @@ from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, 
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES, is_plain
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
+from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HOME, PAGE_SHIFT, HostId, PageNumber
 
@@ -133,6 +134,7 @@ class Home(Supervisor):
         for loaded_path, bias in taken.loaded.items():
             self.code.loaded(loaded_path, bias)
         self._check_code()
+        self.start_pager(self.pidfd, Caller(self.pid, control.GADGET).call)
         main = self.add_thread(self.pid, self.pid, self.scratch.arch)
         self.by_tid[self.pid] = main
         self.resume(main)
@@ -153,6 +155,7 @@ class Home(Supervisor):
                     self.placement.ended(thread.away)
                 if thread.away != HOME:
                     self.send(thread.away, ThreadEnded(thread.tid))
+        self.drop_pager()
         old, self.space = list(self.space), AddressSpace()
         for area in old:
             self.memory.set_backing(area.start, area.end, None)

@@ -91,6 +91,11 @@ class Lender(Supervisor):
             seccomp.build({arch: table.native_everywhere for arch, table in TABLES.items()}), cpus,
         )  # fmt: skip
         self.adopt_agent(agent)
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            self.start_pager(pidfd, lambda *call: agent.run([call])[0])
+        finally:
+            os.close(pidfd)
         self.send(HOME, ClockProbe(time.monotonic_ns()))
 
     # Threads ------------------------------------------------------------------------------
@@ -167,7 +172,10 @@ class Lender(Supervisor):
             return False
         self.verbose(f"host {self.host}: thread {thread.tid} waits for pages all the time: "
                      "it goes on at home")
-        self._leave(thread)
+        if thread.stopped:
+            self._leave(thread)
+        else:
+            self._bring_home(thread)
         return True
 
     def _bring_home(self, thread: Thread) -> None:
@@ -248,16 +256,17 @@ class Lender(Supervisor):
         for start, end in message.removed:
             for piece in self.space.remove(start, end):
                 calls.append((inject.SYS_MUNMAP, piece.start, piece.end - piece.start))
+                self.pager.forget(piece.start, piece.end)
+        if calls:
+            self.agent.check(calls)
         for area in message.mapped:
             self._check_area(area)
             self.space.add(area)
-            calls.append(self.agent.map_guest(area.start, area.end - area.start, 0))
-        if calls:
-            self.agent.check(calls)
+        self.pager.map(message.mapped)
         for area in message.protected:
             self._check_area(area)
             self.space.add(area)
-        self.apply_areas(message.protected)
+        self.pager.apply(message.protected)
         self.decoder.forget()
 
     @staticmethod

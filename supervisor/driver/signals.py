@@ -140,22 +140,28 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
 def deliver_pending(home: Home, thread: Thread) -> None:
     """Get the stack ready for the first pending signal's frame; `deliver` follows."""
     thread.delivering = True
-    stack = thread.registers.rsp
-    ranges = [(stack - FRAME_SIZE, FRAME_SIZE, Access.WRITE)]
-    base, size = thread.alternate_stack
-    if size and thread.actions.flags(thread.pending_signals[0][0]) & SA_ONSTACK:
-        length = min(size, FRAME_SIZE)
-        ranges.append((base + size - length, length, Access.WRITE))
-    runs = home.mapped_runs(ranges)
+    runs = home.mapped_runs(_frame_ranges(thread))
     if runs:
         home.step(Fault(thread.requester, runs))
     else:
         deliver(home, thread)
 
 
+def _frame_ranges(thread: Thread) -> list[tuple[int, int, Access]]:
+    """Where the kernel may build the frame of the first pending signal."""
+    stack = thread.registers.rsp
+    ranges = [(stack - FRAME_SIZE, FRAME_SIZE, Access.WRITE)]
+    base, size = thread.alternate_stack
+    if size and thread.actions.flags(thread.pending_signals[0][0]) & SA_ONSTACK:
+        length = min(size, FRAME_SIZE)
+        ranges.append((base + size - length, length, Access.WRITE))
+    return ranges
+
+
 def deliver(home: Home, thread: Thread) -> None:
     """The pages are there and pinned: let the kernel build the frame."""
     thread.delivering = False
+    home.pager.reach(_frame_ranges(thread))
     number, info = thread.pending_signals.pop(0)
     thread.actions.delivered(number)
     ptrace.set_siginfo_bytes(thread.task, info)

@@ -30,20 +30,25 @@ class Thread:
         "away",
         "born",
         "borrowed",
+        "call_file",
         "clear_child_tid",
         "cured",
         "delivering",
         "ended",
         "entered",
         "exited",
+        "fault_address",
         "fault_key",
         "leaving",
+        "lost",
         "native",
         "operation",
+        "paging",
         "pending_signals",
         "registers",
         "requester",
         "robust_list",
+        "scrutinise",
         "step_next",
         "stepping",
         "stopped",
@@ -104,6 +109,16 @@ class Thread:
         self.wanted = Access.READ
         """The greatest access that its last fault asked for."""
         self.account = Account()
+        self.paging = False
+        """Waits in the kernel for its pages, in no stop of ours (see driver/pager.py)."""
+        self.fault_address = 0
+        """What it waits for, or has waited for last, in that way."""
+        self.lost = 0
+        """How often in a row it has waited for that page again."""
+        self.scrutinise = False
+        """Interrupted in such a wait, for its registers to be looked at."""
+        self.call_file = -1
+        """Its open /proc/TID/syscall."""
         # Faults: the last one's key, and how often it came back although cured.
         self.fault_key: Any = None
         self.cured = 0

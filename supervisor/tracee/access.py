@@ -113,6 +113,16 @@ class AccessDecoder:
         """Is the instruction here, decoded before, bus-locked (LOCK prefix, XCHG with memory)?"""
         return ip in self._locked
 
+    def only_writes(self, code: bytes, ip: int, bits: int) -> bool:
+        """Does the instruction at ip, whose bytes are `code`, write all memory it touches?"""
+        operands = self._cache.get(ip)
+        if operands is None:
+            operands = self._decode(code, ip, bits)
+            if operands is None:
+                return False
+            self._cache[ip] = operands
+        return bool(operands) and all(operand.access is Access.WRITE for operand in operands)
+
     def cached(self, ip: int) -> bool:
         return ip in self._cache
 

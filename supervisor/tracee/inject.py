@@ -28,6 +28,7 @@ from supervisor.tracee.stops import Stop, StopKind, wait_among
 SYS_MMAP: Final = 9
 SYS_MPROTECT: Final = 10
 SYS_MUNMAP: Final = 11
+SYS_MADVISE: Final = 28
 SYS_CLONE: Final = 56
 SYS_EXIT: Final = 60
 SYS_OPENAT: Final = 257

@@ -55,7 +55,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, cache: Path
 ) -> Iterator[harness.Place]:
-    place = harness.Place(tmp_path, cache, request.config.getoption("--pin"))
+    place = harness.Place(
+        tmp_path, cache, request.config.getoption("--pin"), request.config.getoption("--pager")
+    )
     yield place
     try:
         if not any(run.popen.poll() is None for run in place.running):

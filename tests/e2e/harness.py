@@ -118,12 +118,15 @@ class Running:
 class Place:
     """One test's surroundings. `finish` must be called at its end (the fixture does)."""
 
-    def __init__(self, scratch: Path, cache: Path, pin: int | None) -> None:
+    def __init__(
+        self, scratch: Path, cache: Path, pin: int | None, pager: str | None = None
+    ) -> None:
         self.scratch = scratch
         self.temporary = scratch / "tmp"
         self.temporary.mkdir()
         self.cache = cache
         self.pin = pin
+        self.pager = pager
         self.tag = uuid.uuid4().hex
         self.running: list[Running] = []
         self.there_before = {process.pid for process in processes.descendants_of(os.getpid())}
@@ -142,6 +145,8 @@ class Place:
         }
         if dsmsup_command()[-2:] == ["-m", "supervisor.cli"]:
             kept["PYTHONPATH"] = str(ROOT)
+        if self.pager is not None:
+            kept["DSMSUP_PAGER"] = self.pager
         return kept | dict(extra or {})
 
     def start(self, argv: Sequence[str], *, stdin: bytes | None = None, fd0: int | None = None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence.messages import Access
@@ -70,10 +71,10 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
         if not home.check(start, length, wanted):
             return -errno.EFAULT
     if command in (WAKE, WAKE_BITSET) and operation & PRIVATE:
-        return _now(home, args)  # keyed by address alone
+        return _now(home, args, ())  # keyed by address alone
     if command in IMMEDIATE:
         yield (AcquireLocked if command in WRITES else Acquire)(tuple(ranges))
-        return _now(home, args)
+        return _now(home, args, ranges)
     timeout = b""
     where = timeout_address(args)
     row = home.row_of(thread, call)
@@ -89,8 +90,9 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     return (yield from _wait(home, row, args, tuple(ranges), timeout))
 
 
-def _now(home: Home, args: list[int]) -> int:
+def _now(home: Home, args: list[int], ranges: Iterable[tuple[int, int, Access]]) -> int:
     """A call that does not block: the agent makes it, while nobody can take the pages."""
+    home.pager.reach(ranges)
     return home.agent.run([(inject.SYS_FUTEX, *args)])[0]
 
 
@@ -114,6 +116,7 @@ def _wait(
             yield (Acquire if compares else AcquireLocked)(ranges)
             if compares and int.from_bytes(home.read(address, 4), "little") != value & 0xFFFFFFFF:
                 return -errno.EAGAIN
+            home.pager.reach(ranges)
             result = yield Native(row.number, final)
             if result != -errno.EFAULT or not home.check(*ranges[0]):
                 return result

@@ -108,6 +108,7 @@ def _replace(home: Home, area: Area) -> None:
     """
     replaced = home.space.add(area)
     home.memory.set_backing(area.start, area.end, None)
+    home.pager.forget(area.start, area.end)
     if area.kind is Kind.GUEST:
         home.agent.check(
             [home.agent.map_guest(area.start, area.end - area.start, area.protection)]
@@ -204,6 +205,7 @@ def unmap(home: Home, start: int, end: int) -> None:
     home.agent.check([(inject.SYS_MUNMAP, piece.start, piece.end - piece.start)
                       for piece in pieces])
     for piece in pieces:
+        home.pager.forget(piece.start, piece.end)
         home.discard(piece.start, piece.end)
         home.memory.set_backing(piece.start, piece.end, None)
     home.decoder.forget()
@@ -236,7 +238,7 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
         for result in home.agent.run(calls):
             if result < 0:
                 return result
-    home.apply_areas(piece for piece in changed if piece.kind is not Kind.NATIVE)
+    home.pager.apply(piece for piece in changed if piece.kind is not Kind.NATIVE)
     home.decoder.forget()
     home.areas_changed([], [], changed)
     return 0
@@ -252,8 +254,9 @@ def _make_writable(home: Home, piece: Area) -> None:
     home.memory.write_bytes(piece.start, b"".join(pages))
     area = Area(piece.start, piece.end, piece.protection, Kind.GUEST, piece.name)
     home.space.add(area)
+    home.pager.forget(area.start, area.end)
     home.agent.check([home.agent.map_guest(area.start, area.end - area.start, area.protection)])
-    home.apply_areas([area])
+    home.pager.apply([area])
 
 
 def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
@@ -330,7 +333,7 @@ def madvise(home: Home, thread: Thread, args: list[int], _call: SpecialCall | No
         for piece in home.space.pieces(start, start + length):
             if piece.kind is Kind.GUEST:
                 home.discard(piece.start, piece.end)
-                home.apply_areas([piece])
+                home.pager.apply([piece])
         return 0
     return 0 if advice in MADV_DONTFORK_AND_HINTS else -errno.EINVAL
     yield

@@ -142,7 +142,9 @@ def sigaltstack(home: Home, thread: Thread, args: list[int], _: SpecialCall | No
 def rt_sigreturn(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
     """The kernel reads the frame at rsp: it must be here until it has."""
     stack = thread.registers.rsp
-    yield Hold(((stack - 8, FRAME_SIZE, Access.READ),))
+    frame = ((stack - 8, FRAME_SIZE, Access.READ),)
+    yield Hold(frame)
+    home.pager.reach(frame)
     yield Proceed()
     home.resume(thread)
     return None

@@ -171,6 +171,7 @@ def _release_robust_list(home: Home, thread: Thread) -> Steps:
         died = word & FUTEX_WAITERS | FUTEX_OWNER_DIED
         home.write(address, died.to_bytes(4, "little"))
         if word & FUTEX_WAITERS and not entry & 1:
+            home.pager.reach(((address, 4, Access.WRITE),))
             home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE, 1)])
             home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE | FUTEX_PRIVATE, 1)])
 
@@ -182,6 +183,7 @@ def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
     if address and home.check(address, 4, Access.WRITE):
         yield Hold(((address, 4, Access.WRITE),))
         home.write(address, bytes(4))
+        home.pager.reach(((address, 4, Access.WRITE),))
         home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE, 1)])
         yield Unhold()
     home.exit_task(thread, args[0])

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a host keeps its guest from pages: two pagers behind one interface.
+
+`SignalPager` sets protections by mprotect(2), run by the agent; a fault is a
+SIGSEGV stop. It works everywhere.
+
+`UserfaultPager` (tracee/userfault.py) sets page-table entries from the
+supervisor; a fault arrives on a descriptor in the event loop, and the thread
+that waits for it is not in a ptrace stop. It has no injection, no stop, no
+registers to read. Areas keep the program's own protection, so what is wrong
+in the program's eyes still is a SIGSEGV. Each host chooses for itself.
+
+A page that the node allows may still be without an entry (a hole, a page of a
+run behind one that could not be mapped): touching it faults here, and it is
+filled without asking anybody. Where the kernel itself is to touch guest memory
+(a futex's word, a signal's frame) it is `reached` first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from supervisor.areas import EXEC, READ, WRITE, AddressSpace, Area, Kind
+from supervisor.coherence.messages import Access, Run
+from supervisor.errors import DsmsupError
+from supervisor.tracee import inject
+from supervisor.tracee.memory import data_extents, punch
+from supervisor.tracee.userfault import UserFaults, unavailable
+from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageNumber
+
+if TYPE_CHECKING:
+    from supervisor.driver.core import Supervisor
+
+_ALLOWED: Final = {
+    Access.NONE: 0,
+    Access.READ: READ | EXEC,
+    Access.WRITE: READ | WRITE | EXEC,
+}
+
+MADV_DONTNEED: Final = 4
+PUNCH_PAGES_MAX: Final = 4
+"""Of more pages in a row the agent drops the entries: one injection costs as much as
+punching out and writing back about four."""
+FILL_PAGES: Final = 32
+"""How many pages of a hole are filled at once where one is touched."""
+CHUNK: Final = 2 << 20
+
+
+CHOICES: Final = ("auto", "userfaultfd", "sigsegv")
+
+
+def uses_userfaultfd(choice: str) -> bool:
+    """What `--pager` comes to on this host."""
+    if choice != "userfaultfd":
+        return False
+    why = unavailable()
+    if why:
+        raise DsmsupError(f"--pager userfaultfd: {why}; --pager sigsegv works everywhere")
+    return True
+
+
+class SignalPager:
+    """mprotect(2) and SIGSEGV."""
+
+    name = "sigsegv"
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+
+    def protect(self, runs: Iterable[Run]) -> None:
+        """Put coherence access into force: intersected with what the program asked for."""
+        supervisor = self.supervisor
+        calls: list[tuple[int, ...]] = []
+        for first, count, access in runs:
+            start = first << PAGE_SHIFT
+            for area in supervisor.space.pieces(start, start + (count << PAGE_SHIFT)):
+                if area.kind is not Kind.NATIVE or supervisor.host != HOME:
+                    calls.append(_mprotect(area, area.protection & _ALLOWED[access]))
+        if calls:
+            supervisor.agent.check(calls)
+
+    def apply(self, areas: Iterable[Area]) -> None:
+        """The program has given areas other protections, or they are mapped anew here."""
+        node = self.supervisor.node
+        for area in areas:
+            self.protect(node.access_runs(area.start >> PAGE_SHIFT,
+                                          (area.end - area.start) >> PAGE_SHIFT))
+
+    def map(self, areas: list[Area]) -> None:
+        """Elsewhere than at home: map areas of which nothing is here."""
+        agent = self.supervisor.agent
+        if areas:
+            agent.check([agent.map_guest(area.start, area.end - area.start, 0) for area in areas])
+
+    def forget(self, start: int, end: int) -> None:
+        """What was mapped in a range is not any more, or is something else."""
+
+    def reach(self, ranges: Iterable[tuple[int, int, Access]]) -> None:
+        """The kernel is to touch these granted ranges."""
+
+    def close(self) -> None:
+        """The guest process is gone."""
+
+
+class UserfaultPager(SignalPager):
+    """userfaultfd(2)."""
+
+    name = "userfaultfd"
+
+    def __init__(self, supervisor: Supervisor, faults: UserFaults) -> None:
+        super().__init__(supervisor)
+        self.faults = faults
+        self._memory = supervisor.memory.descriptor
+        # Ranges whose faults come here; at home only where a page has once been taken.
+        self._registered = AddressSpace()
+
+    def protect(self, runs: Iterable[Run]) -> None:
+        calls: list[tuple[int, ...]] = []
+        for first, count, access in runs:
+            start = first << PAGE_SHIFT
+            for area in self.supervisor.space.pieces(start, start + (count << PAGE_SHIFT)):
+                if self._is_ours(area):
+                    self._set(area.start, area.end, access, calls)
+                elif area.kind is not Kind.NATIVE:
+                    calls.append(_mprotect(area, area.protection & _ALLOWED[access]))
+        if calls:
+            self.supervisor.agent.check(calls)
+
+    def apply(self, areas: Iterable[Area]) -> None:
+        supervisor = self.supervisor
+        areas = list(areas)
+        calls = [_mprotect(area, area.protection) for area in areas if self._is_ours(area)]
+        if calls:
+            supervisor.agent.check(calls)
+        for area in areas:
+            if self._registered.covers(area.start, area.end):
+                continue  # its entries are as they were
+            runs = supervisor.node.access_runs(
+                PageNumber(area.start >> PAGE_SHIFT), (area.end - area.start) >> PAGE_SHIFT
+            )
+            self.protect(run for run in runs
+                         if run.access is not Access.WRITE or not self._is_ours(area))
+
+    def map(self, areas: list[Area]) -> None:
+        super().map(areas)
+        # Only now may a thread touch them: until here they were inaccessible.
+        for area in areas:
+            self._register(area.start, area.end)
+        if areas:
+            self.supervisor.agent.check([_mprotect(area, area.protection) for area in areas])
+
+    def forget(self, start: int, end: int) -> None:
+        self._registered.remove(start, end)
+
+    def reach(self, ranges: Iterable[tuple[int, int, Access]]) -> None:
+        for start, length, _ in ranges:
+            for piece in self._registered.pieces(start & ~PAGE_MASK, start + length + PAGE_MASK
+                                                 & ~PAGE_MASK):
+                for page in range(piece.start, piece.end, PAGE_SIZE):
+                    self.fill(page)
+
+    def close(self) -> None:
+        self.faults.close()
+
+    def fill(self, page: int) -> None:
+        """Give the guest what the node allows of the page at this address; wake who waits."""
+        node = self.supervisor.node
+        number = page >> PAGE_SHIFT
+        access = node.access_runs(PageNumber(number), 1)[0].access
+        if access is Access.NONE or not self._registered.find(page):
+            self.faults.wake(page)
+            return
+        writable = access is Access.WRITE
+        if writable:
+            self.faults.write_protect(page, PAGE_SIZE, False)
+        failed = self.faults.map(page, PAGE_SIZE, writable)
+        if failed == errno.EFAULT:
+            area = self.supervisor.space.find(page)
+            room = 1 if area is None else (area.end - page) >> PAGE_SHIFT
+            count = node.access_runs(PageNumber(number), min(FILL_PAGES, room))[0].count
+            length = count << PAGE_SHIFT
+            piece = self._registered.pieces(page, page + length)[0]
+            length = min(length, piece.end - page)
+            os.posix_fallocate(self._memory, page, length)
+            self.faults.map(page, length, writable)
+        elif failed:
+            self.faults.wake(page)
+
+    # Inside -----------------------------------------------------------------------
+
+    def _is_ours(self, area: Area) -> bool:
+        """Is the area on guest memory here?"""
+        return area.kind is Kind.GUEST or self.supervisor.host != HOME
+
+    def _register(self, start: int, end: int) -> None:
+        self.faults.register(start, end - start)
+        self._registered.add(Area(start, end, 0))
+
+    def _ensure_registered(self, start: int, end: int) -> None:
+        if self._registered.covers(start, end):
+            return
+        area = self.supervisor.space.find(start)
+        assert area is not None and end <= area.end
+        self._register(max(area.start, start // CHUNK * CHUNK),
+                       min(area.end, (end + CHUNK - 1) // CHUNK * CHUNK))
+
+    def _set(
+        self, start: int, end: int, access: Access, calls: list[tuple[int, ...]]
+    ) -> None:
+        faults = self.faults
+        if access is Access.WRITE:
+            for piece in self._registered.pieces(start, end):
+                faults.write_protect(piece.start, piece.end - piece.start, False)
+                faults.map(piece.start, piece.end - piece.start, True)
+            return
+        self._ensure_registered(start, end)
+        if access is Access.READ:
+            faults.write_protect(start, end - start, True)
+            faults.map(start, end - start, False)
+            return
+        if end - start > PUNCH_PAGES_MAX * PAGE_SIZE:
+            calls.append((inject.SYS_MADVISE, start, end - start, MADV_DONTNEED))
+            return
+        for low, high in data_extents(self._memory, start, end):
+            # No store may come between reading the page and punching it out.
+            faults.write_protect(low, high - low, True)
+            data = os.pread(self._memory, high - low, low)
+            punch(self._memory, low, high - low)
+            os.pwrite(self._memory, data, low)
+
+
+def _mprotect(area: Area, protection: int) -> tuple[int, ...]:
+    return (inject.SYS_MPROTECT, area.start, area.end - area.start, protection)
