@@ -135,6 +135,8 @@ class Supervisor:
         """Threads that stood in a check of the armed byte when this very step set it."""
         self._late: deque[Stop] = deque()
         """Stops that have been taken from the kernel and not handled yet."""
+        self.has_joint = False
+        """Elsewhere than at home: there may be memory that only home has (Kind.JOINT)."""
         self.several_writers = policy != "single-writer" and hosts > 1
         self._next_tick = 0.0
         self.may_spin = False
@@ -587,12 +589,18 @@ class Supervisor:
     def page_fault(self, thread: Thread, address: int) -> bool:
         """Ask for what the faulting instruction needs; False when the fault is the program's."""
         area = self.space.find(address)
+        if area is None and self.grow(address):
+            self.resume(thread)
+            return True
         if area is None or not area.protection or area.kind is Kind.RESERVED:
             return False
         registers = thread.registers
         ranges = self._wanted(thread, address, area)
         if not ranges:
             return False
+        if self.has_joint and any(self.is_joint(start, length) for start, length, _ in ranges):
+            self.touches_joint(thread)
+            return True
         key = (registers.rip, address, registers.rsp, registers.rcx, registers.rax)
         if self.held.pop(thread.requester, None) is not None:
             self.step(Released(thread.requester))
@@ -604,6 +612,8 @@ class Supervisor:
             # Cured meanwhile by another thread's fault, or the access is more than decoded.
             thread.cured = thread.cured + 1 if key == thread.fault_key else 1
             thread.fault_key = key
+            if thread.cured == 2:
+                self.pager.protect(self.node.access_runs(PageNumber(address >> PAGE_SHIFT), 1))
             if thread.cured < 3:
                 self.resume(thread)
                 return True
@@ -625,6 +635,20 @@ class Supervisor:
         else:
             self.step(Fault(thread.requester, runs, ahead))
         return True
+
+    def is_joint(self, address: int, length: int) -> bool:
+        """Is any of these bytes memory that only home has?"""
+        return any(
+            area.kind is Kind.JOINT for area in self.space.overlapping(address, address + length)
+        )
+
+    def grow(self, address: int) -> bool:
+        """Extend an area that grows downwards to an address; False where there is none."""
+        return False
+
+    def touches_joint(self, thread: Thread) -> None:
+        """A thread elsewhere than home has touched memory that only home has."""
+        raise NotImplementedError
 
     def _wanted(
         self, thread: Thread, address: int, area: Area

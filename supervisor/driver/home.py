@@ -26,6 +26,7 @@ from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.code import CodeMap, CodeObject
 from supervisor.driver.core import Supervisor
 from supervisor.driver.forks import Forks
+from supervisor.driver.joint import Joint
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
@@ -35,6 +36,7 @@ from supervisor.driver.messages import (
     ClockProbe,
     CodeLoaded,
     Departed,
+    Fenced,
     Shutdown,
     SpecialCall,
     StartThread,
@@ -52,14 +54,18 @@ from supervisor.driver.untrapped import OneWriterAtATime
 from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError, GuestDied, PeerError
 from supervisor.program import check_header
 from supervisor.syscalls import handlers
-from supervisor.syscalls.handlers import clocks
+from supervisor.syscalls.handlers import clocks, memory
 from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES, is_plain
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
+from supervisor.tracee.maps import maps_max
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HOME, PAGE_SHIFT, HostId, PageNumber
+
+MAPS_SPARE: Final = 500
+"""Mappings of a process that are kept for the supervisor: it splits areas by pages."""
 
 TERMINATION_S: Final = 5.0
 """How long the program may take to end after dsmsup was sent SIGTERM."""
@@ -89,11 +95,16 @@ class Home(Supervisor):
         self.placement = Placement(cpus)
         self.by_tid: dict[int, Thread] = {}
         self.forks = Forks(self)
+        self.joint = Joint(self)
+        self.growing = AddressSpace()
+        """MAP_GROWSDOWN areas."""
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
         self.bystanders = bystanders.Bystanders(self.newborn)
         self.synced: set[HostId] = set()
         """Hosts that have the area list; the others get it with their first thread."""
+        self.areas_max = maps_max() - MAPS_SPARE
+        """Beyond so many areas the program is told ENOMEM."""
         self.pid = 0
         self.pidfd = -1
         self.break_start = 0
@@ -475,6 +486,8 @@ class Home(Supervisor):
             thread = self._thread_of(host, message.tid)
             if thread is not None:
                 self._came_home(thread, message)
+        elif isinstance(message, Fenced):
+            self.wake(("fence", message.number), None)
         elif isinstance(message, ClockProbe):
             answer = ClockAnswer(
                 message.asked_ns, time.monotonic_ns(), time.time_ns(), clocks.boot_id()
@@ -587,6 +600,14 @@ class Home(Supervisor):
         message = AreasChanged(removed, mapped, protected)
         for host in self.synced:
             self.send(host, message)
+
+    def forget_marks(self, start: int, end: int) -> None:
+        """What the program asked for about a range does not hold for the next mapping there."""
+        for marked in (self.growing, self.forks.left_out, self.forks.wiped):
+            marked.remove(start, end)
+
+    def grow(self, address: int) -> bool:
+        return memory.grow(self, address)
 
     def owns(self, start: int, end: int) -> bool:
         """Is every page of a range exclusive here?"""
