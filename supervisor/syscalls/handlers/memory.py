@@ -43,7 +43,6 @@ MAP_HUGETLB: Final = 0x40000
 MAP_FIXED_NOREPLACE: Final = 0x100000
 
 SYS_MREMAP: Final = 25
-SYS_MSYNC: Final = 26
 SYS_MADVISE: Final = 28
 SYS_SHMAT: Final = 30
 SYS_SHMDT: Final = 67
@@ -525,7 +524,7 @@ def msync(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     end = start + round_up(length)
     for piece in home.space.pieces(start, end):
         if piece.kind is Kind.JOINT:
-            result = yield Native(SYS_MSYNC, [piece.start, piece.end - piece.start, flags])
+            result = yield Native(thread.arch.numbers["msync"], [piece.start, piece.end - piece.start, flags])
             if result < 0:
                 return result
     return (yield from accepted(home, thread, args, call))
