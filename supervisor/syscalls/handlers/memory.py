@@ -524,7 +524,8 @@ def msync(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     end = start + round_up(length)
     for piece in home.space.pieces(start, end):
         if piece.kind is Kind.JOINT:
-            result = yield Native(thread.arch.numbers["msync"], [piece.start, piece.end - piece.start, flags])
+            written = [piece.start, piece.end - piece.start, flags]
+            result = yield Native(thread.arch.numbers["msync"], written)
             if result < 0:
                 return result
     return (yield from accepted(home, thread, args, call))
