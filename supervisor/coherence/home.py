@@ -29,15 +29,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence import directory as dir_
+from supervisor.coherence.bus import BusOrder
 from supervisor.coherence.collect import collect, lower, yielded
 from supervisor.coherence.decide import decide
 from supervisor.coherence.directory import Directory
 from supervisor.coherence.messages import (
     Access,
     Applied,
+    AskBus,
     Fetch,
     Flush,
     Forget,
+    FreeBus,
+    Halted,
     Message,
     PageDiff,
     Refused,
@@ -73,6 +77,7 @@ class Home:
         self.active: dict[Transaction, None] = {}
         self.recalls: dict[int, Recalling] = {}
         self.order = FlushOrder(self)
+        self.bus = BusOrder(self)
         self._inboxes: dict[HostId, deque[Message]] = {host: deque() for host in node.others}
         self.recall_last = 0
         self._fetch_last: dict[int, int] = {}
@@ -220,6 +225,10 @@ class Home:
         for page in self.node.policy.flushed(host, diffs, self.node.now_us):
             self.make_single(page)
 
+    def on_bus(self, host: HostId, message: Message) -> None:
+        """A host, home among them, asks for the bus, frees it, or stands still for another."""
+        self.bus.received(host, message)
+
     def surrenders(self, page: int) -> bool:
         """A transaction is taking every copy of this multiple-writer page away."""
         holder = self.directory.locks.get(page)
@@ -297,4 +306,7 @@ _HANDLERS: Final[dict[type[Message], Callable[..., None]]] = {
     Yielded: yielded,
     Flush: Home._flush_received,
     Applied: Home._applied,
+    AskBus: Home.on_bus,
+    Halted: Home.on_bus,
+    FreeBus: Home.on_bus,
 }

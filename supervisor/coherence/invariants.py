@@ -120,6 +120,7 @@ def check_quiescent(nodes: Sequence[Node]) -> None:
         check_node(node)
         assert not node.fetching, f"host {node.host} still waits for {node.fetching}"
         assert not node.lowering
+        assert not node.bus.halting and node.bus.holder is None, "the bus is not free"
         assert not node.buffer.twins and not node.buffer.in_flight and not node.buffer.frozen
         if isinstance(node.side, Home):
             assert not node.side.active and not node.side.recalls

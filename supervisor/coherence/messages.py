@@ -134,7 +134,22 @@ class Tick(NamedTuple):
     now_us: int
 
 
-Event = Fault | Released | Cancelled | Received | Protected | Discarded | Serialize | BusLock | Tick
+class StoodStill(NamedTuple):
+    """The `StandStill` effect is in force: no guest thread of this host runs."""
+
+
+Event = (
+    Fault
+    | Released
+    | Cancelled
+    | Received
+    | Protected
+    | Discarded
+    | Serialize
+    | BusLock
+    | Tick
+    | StoodStill
+)
 
 # Effects ----------------------------------------------------------------------
 
@@ -193,7 +208,19 @@ class WakeAt(NamedTuple):
     now_us: int
 
 
-Effect = Protect | Send | Resume | Retry | Arm | WakeAt
+class StandStill(NamedTuple):
+    """Let no guest thread of this host execute, then step `StoodStill`.
+
+    Another host has the bus lock. Threads in a system call may stay there, but
+    do not return from it until `GoOn`.
+    """
+
+
+class GoOn(NamedTuple):
+    """The bus is free: guest threads may execute again."""
+
+
+Effect = Protect | Send | Resume | Retry | Arm | WakeAt | StandStill | GoOn
 
 
 # Messages between hosts ---------------------------------------------------------
@@ -323,3 +350,27 @@ class Update(Message, frozen=True, array_like=True, tag_field="t", tag="update")
 
 class Applied(Message, frozen=True, array_like=True, tag_field="t", tag="applied"):
     """Holder -> home, where the policy acknowledges: the oldest update is laid in."""
+
+
+class AskBus(Message, frozen=True, array_like=True, tag_field="t", tag="ask_bus"):
+    """Host -> home: the global bus lock, for one bus-locked instruction."""
+
+
+class Halt(Message, frozen=True, array_like=True, tag_field="t", tag="halt"):
+    """Home -> the others: stand still and send what is in the store buffer."""
+
+
+class Halted(Message, frozen=True, array_like=True, tag_field="t", tag="halted"):
+    """Host -> home: it stands still, and all that it stored is visible to all."""
+
+
+class GrantBus(Message, frozen=True, array_like=True, tag_field="t", tag="grant_bus"):
+    """Home -> host: the bus is its own, the others stand still."""
+
+
+class FreeBus(Message, frozen=True, array_like=True, tag_field="t", tag="free_bus"):
+    """Host -> home: the instruction is done, its stores are visible to all."""
+
+
+class BusFreed(Message, frozen=True, array_like=True, tag_field="t", tag="bus_freed"):
+    """Home -> the others: the bus is free again."""

@@ -23,12 +23,15 @@ from typing import TYPE_CHECKING, Final
 from supervisor.coherence.messages import (
     Access,
     Applied,
+    BusFreed,
     Content,
     Fetch,
     Flush,
     Flushed,
     Forget,
     Grant,
+    GrantBus,
+    Halt,
     Invalidate,
     Message,
     PageDiff,
@@ -261,6 +264,7 @@ class Remote:
             node.install(span.first, span.count, b"")
         waiting, self.deferred = self.deferred, []
         self.deferred = [recall for recall in waiting if not self._try_yield(recall)]
+        node.bus.run()
         return True
 
     def _flushed(self, message: Flushed) -> bool:
@@ -298,6 +302,21 @@ class Remote:
             self.node.send(HOME, Applied())
 
 
+    # The bus lock -------------------------------------------------------------------
+
+    def _halt(self, message: Halt) -> bool:
+        self.node.bus.halt()
+        return True
+
+    def _bus_granted(self, message: GrantBus) -> bool:
+        self.node.bus.granted()
+        return True
+
+    def _bus_freed(self, message: BusFreed) -> bool:
+        self.node.bus.freed()
+        return True
+
+
 def _nothing() -> None:
     """An invalidation only has to be in force before the next message."""
 
@@ -315,4 +334,7 @@ _HANDLERS: Final[dict[type[Message], Callable[..., bool]]] = {
     Forget: Remote._forget,
     Flushed: Remote._flushed,
     Update: Remote._update,
+    Halt: Remote._halt,
+    GrantBus: Remote._bus_granted,
+    BusFreed: Remote._bus_freed,
 }

@@ -16,11 +16,17 @@ import msgspec
 from supervisor.coherence.diff import check_diff
 from supervisor.coherence.messages import (
     Applied,
+    AskBus,
+    BusFreed,
     Fetch,
     Flush,
     Flushed,
     Forget,
+    FreeBus,
     Grant,
+    GrantBus,
+    Halt,
+    Halted,
     Invalidate,
     Message,
     Recall,
@@ -47,6 +53,12 @@ AnyMessage = (
     | Flushed
     | Update
     | Applied
+    | AskBus
+    | Halt
+    | Halted
+    | GrantBus
+    | FreeBus
+    | BusFreed
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -147,6 +159,8 @@ _CHECKS: Final[dict[type[Message], Callable[..., None]]] = {
     Flush: _with_diffs,
     Flushed: _flushed,
     Update: _with_diffs,
-    Applied: lambda message: None,
+    **dict.fromkeys(
+        (Applied, AskBus, Halt, Halted, GrantBus, FreeBus, BusFreed), lambda message: None
+    ),
 }
 assert set(_CHECKS) == set(get_args(AnyMessage)), "every kind of message has its check"

@@ -30,6 +30,7 @@ from supervisor.coherence.messages import (
     Cancelled,
     Event,
     Fault,
+    GoOn,
     Protect,
     Protected,
     Received,
@@ -39,6 +40,8 @@ from supervisor.coherence.messages import (
     Run,
     Send,
     Serialize,
+    StandStill,
+    StoodStill,
     Tick,
     WakeAt,
 )
@@ -137,6 +140,8 @@ class Supervisor:
         """Stops that have been taken from the kernel and not handled yet."""
         self.has_joint = False
         """Elsewhere than at home: there may be memory that only home has (Kind.JOINT)."""
+        self.still = False
+        """Another host has the bus lock: no thread here may execute."""
         self.several_writers = policy != "single-writer" and hosts > 1
         self._next_tick = 0.0
         self.may_spin = False
@@ -241,6 +246,11 @@ class Supervisor:
                     self._ready.append((effect.requester, True))
                 elif kind is Arm:
                     self._arm(effect.armed)
+                elif kind is StandStill:
+                    self._stand_still()
+                    pending.append(StoodStill())
+                elif kind is GoOn:
+                    self._go_on()
                 else:
                     assert kind is WakeAt
                     self._wake_at(effect.now_us / 1e6)
@@ -272,7 +282,8 @@ class Supervisor:
             return
         for thread in list(self.threads.values()):
             # A task that steps or runs a call for us is not at a check either.
-            if not thread.stopped and not thread.stepping and thread.operation is None:
+            busy = thread.stopped or thread.stepping or thread.still
+            if not busy and thread.operation is None:
                 self._out_of_check(thread)
 
     def next_stop(self, task: int) -> Stop:
@@ -317,6 +328,27 @@ class Supervisor:
             self._caught.append(thread)
         except ptrace.TraceeGone:
             pass
+
+    def _stand_still(self) -> None:
+        """No thread executes the program's code until `_go_on` (see Thread.still)."""
+        self.still = True
+        for thread in list(self.threads.values()):
+            thread.still = True
+            # One in a call of its own kernel task does not execute; what it does with
+            # the result comes after its stop. One that exits need not be waited for.
+            if thread.stopped or thread.native is not None or thread.exited:
+                continue
+            if any(stop.pid == thread.task for stop in self._late):
+                continue
+            with contextlib.suppress(ptrace.TraceeGone):
+                ptrace.interrupt(thread.task)
+                self._late.append(self.next_stop(thread.task))  # it goes on later as from any
+
+    def _go_on(self) -> None:
+        self.still = False
+        for thread in list(self.threads.values()):
+            with contextlib.suppress(ptrace.TraceeGone):
+                thread.go_on()
 
     def start_pager(self, pidfd: int, call: Callable[..., int]) -> None:
         """The chosen pager for a fresh guest process; `call` runs a system call there."""
@@ -380,6 +412,7 @@ class Supervisor:
 
     def add_thread(self, tid: int, task: int, arch: Arch) -> Thread:
         thread = Thread(tid, task, next(self._requester_ids), self.actions, arch)
+        thread.still = self.still
         self.threads[task] = thread
         self._requesters[thread.requester] = thread
         return thread

@@ -408,7 +408,7 @@ class Home(Supervisor):
         if self.several_writers and not self.untrapped:
             self.verbose(f"{why}: no page has several writers from here on")
             self.untrapped = why
-            self.node.policy = OneWriterAtATime()
+            self.node.policy = OneWriterAtATime(self.node.policy)
 
     def on_thread_exit(self, thread: Thread, stop: Stop) -> None:
         self.remove_thread(thread)

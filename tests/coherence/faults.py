@@ -102,13 +102,13 @@ def _requester_not_recalled(patch: pytest.MonkeyPatch) -> None:
 
 
 def _bus_lock_like_a_store(patch: pytest.MonkeyPatch) -> None:
-    honest = Node._serve
+    honest = Node.serve
 
     def serve(self: Node, requester: int, demand: object) -> None:
         demand.locked = False  # type: ignore[attr-defined]
         honest(self, requester, demand)  # type: ignore[arg-type]
 
-    patch.setattr(Node, "_serve", serve)
+    patch.setattr(Node, "serve", serve)
 
 
 def _overtaken_flush(patch: pytest.MonkeyPatch) -> None:
