@@ -64,6 +64,7 @@ COUNTERS: Final = (
     "faults_write",
     "pages_fetched",
     "pages_sent",
+    "pages_direct",
     "flushes",
     "diffs_sent",
     "pages_made_multiple",
@@ -94,16 +95,22 @@ class Node:
     """The coherence protocol of one host.
 
     `hosts` is the number of hosts; `memory` is this host's guest memory, all
-    zeros at the start save at home. Steps raise PeerError when a peer breaks
-    the protocol; the node must then not be stepped again.
+    zeros at the start save at home. `paths` are the pairs of hosts other than home,
+    each in both orders, between which page data can go directly. Steps raise PeerError
+    when a peer breaks the protocol; the node must then not be stepped again.
     """
 
     def __init__(
-        self, host: HostId, hosts: int, memory: Memory, policy: str = "single-writer"
+        self,
+        host: HostId,
+        hosts: int,
+        memory: Memory,
+        policy: str = "single-writer",
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
     ) -> None:
         if policy not in POLICIES:
             raise ValueError(f"unknown policy {policy}")
-        self.host, self.hosts, self.memory = host, hosts, memory
+        self.host, self.hosts, self.memory, self.paths = host, hosts, memory, paths
         self.policy = POLICIES[policy]()
         self.others = tuple(HostId(other) for other in range(hosts) if other != host)
         self.pages = LocalPages(Access.WRITE if host == HOME else Access.NONE)
@@ -366,6 +373,10 @@ class Node:
         self.buffer.released()
         self.side.released()
         self.bus.run()
+
+    def has_asked(self, fetch: int) -> bool:
+        """Whether a request of this number was ever made."""
+        return 0 < fetch <= self._fetch_last
 
     def granted(self, fetch: int) -> None:
         """All needs of a request are here: its requesters go on."""

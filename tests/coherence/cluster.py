@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final
 
 from supervisor.coherence import wire
-from supervisor.coherence.directory import MULTIPLE
+from supervisor.coherence.directory import MULTIPLE, sharers, source_of
 from supervisor.coherence.invariants import (
     check_cluster,
     check_copies,
@@ -170,8 +170,21 @@ class RandomModes(SingleWriter):
     def make_multiple(self, page: int) -> bool:
         return self._rng.random() < self._inclination
 
+    def moves(self, page: int, now_us: int) -> bool:
+        """A page that the policy watches goes through home, others may go directly."""
+        return self._rng.random() < 0.3
+
     def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
         return [diff.page for diff in diffs if self._rng.random() < 0.1]
+
+
+def random_paths(rng: random.Random, hosts: int) -> frozenset[tuple[HostId, HostId]]:
+    """The pairs of lenders that have a link: mostly all, at times only some."""
+    share = rng.choice((0.0, 0.5, 1.0, 1.0))
+    found = [
+        (HostId(a), HostId(b)) for a in range(1, hosts) for b in range(1, a) if rng.random() < share
+    ]
+    return frozenset(found + [(b, a) for a, b in found])
 
 
 class Cluster:
@@ -189,9 +202,10 @@ class Cluster:
     ) -> None:
         self.rng, self.lag, self.check_every = rng, lag, check_every
         self.hosts: list[SimHost] = []
+        paths = random_paths(rng, hosts)
         for host in range(hosts):
             memory = SimMemory()
-            node = make_node(HostId(host), hosts, memory, policy)
+            node = make_node(HostId(host), hosts, memory, policy, paths)
             default = Access.WRITE if host == HOME else Access.NONE
             self.hosts.append(SimHost(node, memory, default))
             memory.meanwhile = partial(self.meanwhile, self.hosts[-1])
@@ -455,6 +469,8 @@ class Cluster:
         home = self.nodes[HOME].side
         page, offset = self.places[variable]
         entry = home.directory.entries.get(page)  # type: ignore[union-attr]
+        if entry < 0 and not sharers(entry) & 1:
+            entry = source_of(entry)
         owner = entry if 0 <= entry < MULTIPLE else HOME
         return self.hosts[owner].memory.peek(page, offset)
 
