@@ -100,6 +100,7 @@ class Supervisor:
         names: list[str],
         policy: str,
         verbose: Callable[[str], None],
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
     ) -> None:
         self.host = host
         self.hosts = hosts
@@ -110,7 +111,7 @@ class Supervisor:
         self.memory = GuestMemory()
         self.control = ControlBlock()
         self.space = AddressSpace()
-        self.node = Node(host, hosts, self.memory, policy)
+        self.node = Node(host, hosts, self.memory, policy, paths)
         self.decoder = AccessDecoder()
         self.pager = SignalPager(self)
         self.pager_choice = "auto"

@@ -37,6 +37,7 @@ from supervisor.driver.messages import (
     CodeLoaded,
     Departed,
     Fenced,
+    LinkLost,
     Shutdown,
     SpecialCall,
     StartThread,
@@ -70,6 +71,9 @@ MAPS_SPARE: Final = 500
 TERMINATION_S: Final = 5.0
 """How long the program may take to end after dsmsup was sent SIGTERM."""
 
+LINK_LOST_S: Final = 1.0
+"""A host that lost another may just have heard sooner that the run, or that host, is over."""
+
 RESTART_CODES: Final = range(-516, -511)
 """ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (linux/errno.h)."""
 ERESTARTNOINTR: Final = -513
@@ -88,8 +92,9 @@ class Home(Supervisor):
         cpus: list[int],
         policy: str,
         verbose: Callable[[str], None],
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
     ) -> None:
-        super().__init__(HOME, hosts, links, names, policy, verbose)
+        super().__init__(HOME, hosts, links, names, policy, verbose, paths)
         self.scratch = Scratch(X86_64)
         self.code = CodeMap(self._on_code)
         self.placement = Placement(cpus)
@@ -497,10 +502,17 @@ class Home(Supervisor):
             self.pass_on(message.number)
         elif isinstance(message, Trouble):
             raise DsmsupError(f"host {host} ({self.names[host]}): {message.reason}")
+        elif isinstance(message, LinkLost):
+            line = f"host {host} ({self.names[host]}) has lost its link: {message.why}"
+            self.events.at(time.monotonic() + LINK_LOST_S, lambda: self._link_lost(line))
         elif isinstance(message, Statistics):
             self.host_statistics[host] = message.counters
         else:
             raise PeerError(f"host {host} sent a message that only home sends")
+
+    def _link_lost(self, line: str) -> None:
+        if not self.finished:
+            self.fail(DsmsupError(line))
 
     def _thread_of(self, host: HostId, tid: int) -> Thread | None:
         """The thread that a host speaks for; None when it has ended meanwhile."""

@@ -35,6 +35,7 @@ from supervisor.driver.messages import (
     Departed,
     Fence,
     Fenced,
+    LinkLost,
     Shutdown,
     SpecialCall,
     StartThread,
@@ -85,8 +86,9 @@ class Lender(Supervisor):
         names: list[str],
         policy: str,
         verbose: Callable[[str], None],
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
     ) -> None:
-        super().__init__(host, hosts, links, names, policy, verbose)
+        super().__init__(host, hosts, links, names, policy, verbose, paths)
         self.by_tid: dict[int, Thread] = {}
         self.traps = TrapMap()
         self.migrate = True
@@ -114,6 +116,8 @@ class Lender(Supervisor):
     # Threads ------------------------------------------------------------------------------
 
     def on_control(self, host: HostId, message: AnyControl) -> None:
+        if host != HOME:
+            raise PeerError(f"host {host} sent a message that only home sends")
         if isinstance(message, CallDone):
             thread = self.by_tid.get(message.tid)
             operation = None if thread is None else thread.native
@@ -461,6 +465,10 @@ class Lender(Supervisor):
 
     def peer_lost(self, host: HostId, why: str) -> None:
         self.drop_link(host)
+        if host != HOME:
+            # Home sees to it: the run ends, now, or is over there already.
+            self.send(HOME, LinkLost(host, why))
+            return
         if not self.quitting and not self.finished:
             self.trouble = DsmsupError(why)
         self.finished = True

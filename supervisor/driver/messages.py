@@ -52,6 +52,13 @@ class Fenced(ControlMessage, frozen=True, array_like=True, tag="fenced"):
     number: int
 
 
+class LinkLost(ControlMessage, frozen=True, array_like=True, tag="link_lost"):
+    """Host -> home: the link to another host than home has ended."""
+
+    host: int
+    why: str
+
+
 class StartThread(ControlMessage, frozen=True, array_like=True, tag="start"):
     """Home -> host: run this thread from here. `xstate` is its XSAVE area.
 
@@ -174,6 +181,7 @@ AnyControl = (
     | ClockAnswer
     | UserSignal
     | Trouble
+    | LinkLost
     | Shutdown
     | Statistics
 )

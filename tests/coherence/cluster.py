@@ -143,6 +143,7 @@ class SimHost:
     unreported: list[int] = field(default_factory=list)  # tokens in force, not yet stepped
     armed: bool = False
     still: bool = False
+    lost: bool = False
     wake_us: int | None = None
     threads: list[Thread] = field(default_factory=list)
 
@@ -241,9 +242,12 @@ class Cluster:
             self.check()
 
     def check(self) -> None:
-        for node in self.nodes:
+        living = [host.node for host in self.hosts if not host.lost]
+        for node in living:
             check_node(node)
-        if not self.discarding:
+        if len(living) < len(self.nodes):
+            self.check_guests()
+        elif not self.discarding:
             check_cluster(self.nodes, self.under_way(), self.watched())
             self.check_guests()
 
@@ -263,7 +267,9 @@ class Cluster:
     def check_guests(self) -> None:
         """At most one guest may really write a page."""
         for page in {page for page, _ in self.places}:
-            writers = [host for host in self.hosts if host.allows(page, Access.WRITE)]
+            writers = [
+                host for host in self.hosts if not host.lost and host.allows(page, Access.WRITE)
+            ]
             if len(writers) > 1:
                 several = all(page in host.node.buffer.twins for host in writers)
                 assert several, f"{len(writers)} hosts may write page {page:#x}"
@@ -279,6 +285,8 @@ class Cluster:
             else:
                 self.step(host, Protected(effect.token))
         elif isinstance(effect, Send):
+            if self.hosts[effect.host].lost:
+                return
             message = wire.decode(wire.encode(effect.message))
             self.links[host.node.host, effect.host].append(message)
         elif isinstance(effect, Resume):
@@ -330,6 +338,8 @@ class Cluster:
                 choices.append((self.tick, host))
                 weights.append(speeds["ticks"])
         for thread in self.threads.values():
+            if thread.host.lost:
+                continue
             if not thread.waiting and not thread.done and not thread.host.still:
                 choices.append((self.execute, thread))
                 weights.append(thread.speed)
@@ -357,6 +367,20 @@ class Cluster:
         sender, receiver = link
         message = self.links[link].popleft()
         self.step(self.hosts[receiver], Received(sender, message))
+
+    def lose(self, number: int) -> None:
+        """The host is gone, and of what it had sent a part of each link's is."""
+        host = self.hosts[number]
+        host.lost = True
+        host.effects.clear()
+        host.unreported.clear()
+        host.wake_us = None
+        for (sender, receiver), messages in self.links.items():
+            if receiver == number:
+                messages.clear()
+            elif sender == number:
+                while messages and self.rng.random() < 0.4:
+                    messages.pop()
 
     def report(self, host: SimHost) -> None:
         """Protections in force are reported in any order."""
