@@ -11,7 +11,8 @@ runs the instruction natively or raises #UD (`8e c8`) for a supervisor to act on
 
 The way of a file, one module a step:
 
-    elf, frames, golang, relocs   what the file says of itself
+    source, elf, frames, golang, relocs
+                                  what the file says of itself
     candidates                    bytes that could begin a site, addresses that could
                                   be jumped to: numpy over everything, never too little
     decode, sites                 the sites, by decoding the functions that hold candidates

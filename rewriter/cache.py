@@ -25,7 +25,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -33,13 +32,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from rewriter.errors import NotElf, RewriteError, Unsupported
+from rewriter.errors import NotElf, RewriteError
 from rewriter.kinds import ARMED_ADDRESS, Kind
 from rewriter.sidemap import Extra, SideMap, TrapSite, pack, unpack
+from rewriter.source import FILE_BYTES_MAX, check_regular
 
 SUFFIX: Final = ".sites"
 _RACY_NS: Final = 2_000_000_000
-_FILE_BYTES_MAX: Final = 2 << 30
 _VERSION: Final = 1
 _Stat = tuple[int, int, int, int, int]
 
@@ -55,6 +54,8 @@ class Rewritten:
     `redirects`: a boundary that a patch overwrote (or an in-place trap) to the
     equivalent instruction in a trampoline. On SIGILL at such an address, and on
     i386 on SIGSEGV, set the instruction pointer there. `traps`: each `8e c8`.
+    `partial`: the file has code that nothing tells how to read (no unwind tables,
+    no symbols, no pointer to it), with bytes that could be sites left as they are.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Rewritten:
     traps: Mapping[int, TrapSite]
     extra: tuple[Extra, ...]
     tactics: Mapping[str, int]
+    partial: bool
 
 
 def cache_directory(given: str | os.PathLike[str] | None = None) -> str:
@@ -195,19 +197,17 @@ def _result(directory: str, key: str, base: str, name: str, side: SideMap) -> Re
     unchanged = bool(side.header["unchanged"])
     path = name if unchanged else os.path.join(directory, key, base)
     tactics = side.header.get("tactics", {})
-    return Rewritten(path, unchanged, side.redirects, side.traps, side.extra, tactics)
+    partial = bool(side.header["partial"])
+    return Rewritten(path, unchanged, side.redirects, side.traps, side.extra, tactics, partial)
 
 
 def _read(name: str, known: os.stat_result) -> bytes:
-    if not stat.S_ISREG(known.st_mode):
-        raise NotElf(name, "not a regular file")
-    if known.st_size > _FILE_BYTES_MAX:
-        raise Unsupported(name, "larger than 2 GiB")
+    check_regular(name, known)
     with open(name, "rb") as f:
         head = f.read(4)
         if head != b"\x7fELF":
             raise NotElf(name, "not an ELF file")
-        return head + f.read()
+        return head + f.read(FILE_BYTES_MAX)
 
 
 def _make(

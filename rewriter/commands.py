@@ -20,9 +20,13 @@ import click
 
 from rewriter.errors import RewriteError
 from rewriter.kinds import ARMED_ADDRESS, KINDS, Kind
+from rewriter.source import read_source
 
 EXIT_FAILURE: Final = 125
 EXIT_NOT_FOUND: Final = 127
+_PARTIAL: Final = (
+    "dsmsup: {}: has code without unwind tables or symbols, in which more sites may lie"
+)
 
 
 @contextlib.contextmanager
@@ -93,8 +97,7 @@ def rewrite_command(
     name ending in .s, GNU assembler text in AT&T or Intel syntax.
     """
     with _reported():
-        with open(file, "rb") as f:
-            data = f.read()
+        data = read_source(file)
         if file.endswith((".s", ".S")):
             from rewriter.asmtext import rewrite_text
 
@@ -108,6 +111,8 @@ def rewrite_command(
         out, side = rewrite_bytes(data, file, armed_address=armed_address, always_trap=kinds)
         _write(output, data if out is None else out, os.stat(file).st_mode & 0o777)
         click.echo(f"{output}: {len(side.traps)} sites, {len(side.redirects)} redirects")
+        if side.header["partial"]:
+            click.echo(_PARTIAL.format(file), err=True)
 
 
 @click.command("sites")
@@ -116,18 +121,23 @@ def rewrite_command(
 def sites_command(file: str, as_json: bool) -> None:
     """List the synchronization instructions of FILE and how each is diverted."""
     with _reported():
-        with open(file, "rb") as f:
-            data = f.read()
-        rows = site_rows(data, file)
+        data = read_source(file)
+        rows, partial = site_rows(data, file)
         if as_json:
             counts = dict(Counter(r["tactic"] for r in rows))
-            click.echo(json.dumps({"file": file, "sites": rows, "tactics": counts}))
+            found = {"file": file, "sites": rows, "tactics": counts, "partial": partial}
+            click.echo(json.dumps(found))
             return
         _print_table(file, rows)
+        if partial:
+            click.echo(_PARTIAL.format(file), err=True)
 
 
-def site_rows(data: bytes, name: str) -> list[dict[str, object]]:
-    """One row a site: address, length, kind, instruction, function, line, tactic."""
+def site_rows(data: bytes, name: str) -> tuple[list[dict[str, object]], bool]:
+    """One row a site: address, length, kind, instruction, function, line, tactic.
+
+    And whether the file may hold more of them than could be found.
+    """
     from iced_x86 import Decoder, Formatter, FormatterSyntax
 
     from rewriter.lines import lines_of
@@ -153,7 +163,7 @@ def site_rows(data: bytes, name: str) -> list[dict[str, object]]:
                 "tactic": tactics.get(s.address, "none"),
             }
         )
-    return rows
+    return rows, plan.code.partial
 
 
 def _print_table(file: str, rows: list[dict[str, object]]) -> None:

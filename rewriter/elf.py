@@ -29,6 +29,7 @@ PT_INTERP: Final = 3
 PT_NOTE: Final = 4
 PT_PHDR: Final = 6
 PT_GNU_EH_FRAME: Final = 0x6474E550
+PT_GNU_RELRO: Final = 0x6474E552
 PT_GNU_PROPERTY: Final = 0x6474E553
 PF_X: Final = 1
 PF_W: Final = 2

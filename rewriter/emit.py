@@ -5,7 +5,7 @@ The header table stays where it is and as long as it is: a moved one crashes
 ld.so, and the auxiliary vector has its address and length before anything of
 ours is mapped. So one entry that nobody misses becomes the new PT_LOAD: a note
 that only repeats PT_GNU_PROPERTY, or that entry itself, before the note of the
-build id.
+build id, and PT_GNU_RELRO last.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rewriter.elf import (
     PF_X,
     PT_GNU_EH_FRAME,
     PT_GNU_PROPERTY,
+    PT_GNU_RELRO,
     PT_LOAD,
     PT_NOTE,
     PT_NULL,
@@ -119,11 +120,12 @@ def header_table(elf: Elf, added: Segment, search: tuple[int, int] = (0, 0)) -> 
     return b"".join(pack_segment(elf.layout, s) for s in rows)
 
 
-_EMPTY, _NOTE_REPEATED, _PROPERTY, _BUILD_ID = range(4)
-"""How much a program header is missed, least first."""
+_EMPTY, _NOTE_REPEATED, _PROPERTY, _BUILD_ID, _RELRO = range(5)
+"""How much a program header is missed, least first. Without PT_GNU_RELRO a program runs as
+before, its relocated constants left writable; files linked without notes have nothing less."""
 
 
-def spare_entry(elf: Elf, rows: Sequence[Segment], rank_max: int = _BUILD_ID) -> int:
+def spare_entry(elf: Elf, rows: Sequence[Segment], rank_max: int = _RELRO) -> int:
     """Index of the program header that is missed least, -1 when each is needed."""
 
     def rank(s: Segment) -> int | None:
@@ -131,6 +133,8 @@ def spare_entry(elf: Elf, rows: Sequence[Segment], rank_max: int = _BUILD_ID) ->
             return _EMPTY
         if s.type == PT_NOTE:
             return _BUILD_ID if _has_build_id(elf, s) else _NOTE_REPEATED
+        if s.type == PT_GNU_RELRO:
+            return _RELRO
         return _PROPERTY if s.type == PT_GNU_PROPERTY else None
 
     ranked = [(r, i) for i, s in enumerate(rows) if (r := rank(s)) is not None and r <= rank_max]

@@ -12,6 +12,7 @@ the Itanium C++ ABI exception tables (LSDA) as gcc writes them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -19,6 +20,8 @@ from rewriter.elf import PT_GNU_EH_FRAME, Elf
 from rewriter.errors import Corrupt
 
 OMIT: Final = 0xFF
+_TABLE_ENCODING: Final = 0x3B
+"""DW_EH_PE_datarel | sdata4, the only form linkers make, and the only one that unwinders search."""
 _FDES_MAX: Final = 4_000_000
 _CALL_SITES_MAX: Final = 100_000
 
@@ -113,24 +116,42 @@ class Reader:
 
 
 def frame_section(elf: Elf) -> tuple[int, int] | None:
-    """(address, bytes) of `.eh_frame`, from its section or else from PT_GNU_EH_FRAME."""
+    """(address, bytes) of `.eh_frame`, from its section or else from PT_GNU_EH_FRAME.
+
+    The header says where the table begins; its last record is the last that the
+    search table behind the header names.
+    """
     s = elf.section(".eh_frame")
     if s is not None and s.size and elf.segment_at(s.addr) is not None:
         return s.addr, s.size
     header = elf.segment(PT_GNU_EH_FRAME)
     if header is None:
         return None
-    raw = elf.read(header.vaddr, 16)
+    raw = elf.read(header.vaddr, header.filesz)
     if len(raw) < 8 or raw[0] != 1:
         return None
     reader = Reader(raw, header.vaddr, elf.layout.word)
     reader.at = 4
     try:
         start = reader.encoded(raw[1], header.vaddr)
+        last = _last_record(reader, raw[2], raw[3])
     except IndexError:
         return None
-    segment = elf.segment_at(start)
-    return None if segment is None else (start, segment.file_end - start)
+    length = elf.read(last, 4)
+    if elf.segment_at(start) is None or last < start or len(length) < 4:
+        return None
+    return start, last + 4 + int.from_bytes(length, "little") - start
+
+
+def _last_record(r: Reader, count_encoding: int, encoding: int) -> int:
+    """The highest frame record that the search table, at the cursor, names; IndexError."""
+    if encoding != _TABLE_ENCODING:
+        raise IndexError
+    count = r.encoded(count_encoding, r.base)
+    table = r.data[r.at : r.at + 8 * count]
+    if not count or len(table) != 8 * count:
+        raise IndexError
+    return max(place for _, place in struct.iter_unpack("<ii", table)) + r.base
 
 
 def read_frames(elf: Elf) -> list[Fde]:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Final
 
 from rewriter.elf import Elf
+from rewriter.errors import Unsupported
 
 _MAGICS: Final = {
     0xFFFFFFFB: "1.2",
@@ -22,11 +23,34 @@ _MAGICS: Final = {
     0xFFFFFFF0: "1.18",
     0xFFFFFFF1: "1.20",
 }
+_SECTIONS: Final = (
+    ".gopclntab", ".data.rel.ro.gopclntab", ".go.buildinfo", ".note.go.buildid",
+)  # fmt: skip
+_BUILD_INFO: Final = b"\xff Go buildinf:"
 _FUNCTIONS_MAX: Final = 4_000_000
 
 
 def go_functions(elf: Elf) -> list[tuple[int, int]]:
-    """(start, end) of each Go function, ascending; empty for other files."""
+    """(start, end) of each Go function, ascending; empty for other files.
+
+    Unsupported for a Go program whose table is not to be found or not understood:
+    it has no other description of its code.
+    """
+    if not _is_go(elf):
+        return []
+    found = _functions(elf)
+    if not found:
+        raise Unsupported(elf.name, "a Go program whose function table cannot be read")
+    return found
+
+
+def _is_go(elf: Elf) -> bool:
+    if elf.sections:
+        return any(elf.section(name) is not None for name in _SECTIONS)
+    return elf.data.find(_BUILD_INFO) >= 0
+
+
+def _functions(elf: Elf) -> list[tuple[int, int]]:
     raw = _table(elf)
     if len(raw) < 16:
         return []
@@ -49,8 +73,6 @@ def _table(elf: Elf) -> bytes:
         s = elf.section(name)
         if s is not None:
             return elf.data[s.offset : s.offset + s.size]
-    if elf.section(".go.buildinfo") is None and elf.section(".note.go.buildid") is None:
-        return b""
     for magic in _MAGICS:
         for load in elf.loads:
             stop = load.offset + load.filesz
@@ -85,7 +107,9 @@ def _starts(elf: Elf, raw: bytes, version: str, word: int) -> list[int]:
     if text == 0:
         # Position-independent executables leave it to a relocation.
         s = elf.section(".text")
-        text = s.addr if s is not None else 0
+        if s is None:
+            return []
+        text = s.addr
     size = struct.calcsize("<II")
     rows = [struct.unpack_from("<I", raw, functions + i * size)[0] for i in range(count + 1)]
     return [text + r for r in rows]

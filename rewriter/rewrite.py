@@ -42,6 +42,7 @@ def rewrite_bytes(
     """The rewritten file (None when it has no site) and its side map; RewriteError."""
     plan = plan_bytes(data, name, Options(armed_address, always_trap))
     header: dict[str, Any] = {"name": name, "unchanged": not plan.placed}
+    header["partial"] = plan.code.partial
     if not plan.placed:
         return None, SideMap(header, {}, {}, ())
     header["tactics"] = dict(Counter(plan.tactic_of().values()))

@@ -8,7 +8,8 @@ Three sources of code, from the surest to the least sure:
 2. gaps between ranges, followed from strong roots only (symbols, the entry
    point, relocations, direct branches), as control flows. A linear sweep of
    gaps would take data for code: 392 sites that are none in libcrypto alone.
-3. nothing else: what no root reaches is not touched.
+3. nothing else: what no root reaches is not touched. Where that is most of the code
+   (no unwind tables, no symbols) and could hold sites, the code is `partial`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Code:
     entries: set[int] = field(default_factory=set)
     in_ranges: int = 0
     is_go: bool = False
+    partial: bool = False
+    """whether bytes that could be sites lie in code that nothing tells how to read"""
     _keys: list[int] = field(default_factory=list)
 
     def sweep_of(self, address: int) -> Sweep | None:
@@ -195,7 +198,31 @@ def _trace_gaps(code: Code, candidates: np.ndarray) -> None:
     for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
         if target not in roots and _is_boundary(code, known, source):
             roots.add(target)
-    _add_traced(code, _trace(elf, gaps, roots))
+    runs = _trace(elf, gaps, roots)
+    if _is_mostly_unknown(code):
+        code.partial = _holds(_without(gaps, runs), candidates)
+    _add_traced(code, runs)
+
+
+def _is_mostly_unknown(code: Code) -> bool:
+    """Whether less than half of the code lies in ranges."""
+    known = sum(hi - lo for lo, hi in code.ranges)
+    return 2 * known < sum(hi - lo for lo, hi in code_areas(code.elf))
+
+
+def _without(gaps: list[tuple[int, int]], runs: list[Sweep]) -> list[tuple[int, int]]:
+    """The parts of the gaps that no run covers."""
+    out = []
+    covered = sorted((r.start, r.end) for r in runs)
+    starts = [c[0] for c in covered]
+    for lo, hi in gaps:
+        for a, b in covered[bisect.bisect_left(starts, lo) : bisect.bisect_left(starts, hi)]:
+            if lo < a:
+                out.append((lo, a))
+            lo = max(lo, b)
+        if lo < hi:
+            out.append((lo, hi))
+    return out
 
 
 def _holds(gaps: list[tuple[int, int]], candidates: np.ndarray) -> bool:

@@ -79,6 +79,8 @@ class CodeMap:
         self._on_object = on_object
         self._by_identity: dict[tuple[int, int], Rewritten] = {}
         """(st_dev, st_ino) of a rewritten file in the cache."""
+        self._moved: list[tuple[int, dict[int, int]]] = []
+        """Of each object the bias, and where moved instructions stood: new address -> original."""
         self._clean: set[tuple[int, int]] = set()
         """Files that have nothing to rewrite."""
         self._by_path: dict[str, Rewritten] = {}
@@ -97,6 +99,8 @@ class CodeMap:
             return None
         except RewriteError as error:
             raise CannotExecute(str(error)) from None
+        if result.partial:
+            self.untrapped = path
         status = os.stat(result.path)
         if result.unchanged:
             self._clean.add((status.st_dev, status.st_ino))
@@ -147,7 +151,17 @@ class CodeMap:
         checked = {site.checked: site.native for site in result.traps.values() if site.checked}
         found = CodeObject(bias, traps, dict(result.redirects), checked)
         if self.traps.add(found):
+            moved = {to: at for at, to in result.redirects.items()}
+            moved.update((site.native, site.address) for site in result.traps.values())
+            self._moved.append((bias, moved))
             self._on_object(found)
+
+    def original(self, address: int) -> int:
+        """Where an instruction of a trampoline stood in the file; other addresses as they are."""
+        for bias, moved in self._moved:
+            if address - bias in moved:
+                return moved[address - bias] + bias
+        return address
 
 
 def _protection(flags: int) -> int:

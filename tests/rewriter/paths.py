@@ -10,6 +10,7 @@ original side by side until both are at the same unpatched address.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from dataclasses import dataclass, field
 
@@ -40,8 +41,9 @@ CHECKS = {
     ),
 }  # fmt: skip
 TRAP = b"\x8e\xc8"
-MARKS = (b"\xf0", b"\x86", b"\x87", b"\x0f\xa2", b"\x0f\xae", b"\x0f\x01\xe8")
+MARKS = re.compile(rb"[\xf0\x86\x87]|\x0f(?:[\xa2\xae]|\x01\xe8)")
 LONGEST = 15
+FLAGS_LIFE = 200
 
 
 class Mismatch(AssertionError):
@@ -86,6 +88,7 @@ class Report:
     patches: int = 0
     sites: int = 0
     redirects: int = 0
+    elsewhere: int = 0
     instructions: int = 0
     seen: set[tuple[int, int]] = field(default_factory=set)
 
@@ -101,6 +104,8 @@ class Checker:
         self.bits = self.old.bits
         self.report = Report()
         self.changed = self._changed()
+        self.tails: set[int] = set()
+        self.pads: set[int] = set()
         self.formatter = Formatter(FormatterSyntax.GAS)
         self.formatter.rip_relative_addresses = False
         self.formatter.branch_leading_zeros = False
@@ -112,8 +117,10 @@ class Checker:
         """Raise Mismatch unless the two do the same."""
         self._same_outside_code()
         sites: set[int] = set()
-        for lo, hi in self._functions():
+        functions = self._functions()
+        for lo, hi in functions:
             self._function(lo, hi, sites)
+        self._elsewhere(functions)
         for at, site in self.result.traps.items():
             self._need(self.new.read(at, 2) == TRAP, at, "no trap where the map has one")
             self.report.sites += 1
@@ -171,34 +178,57 @@ class Checker:
 
     def _functions(self) -> list[tuple[int, int]]:
         """Ranges of frame descriptions that hold a changed byte or a trap's address."""
-        out = []
         elf = ELFFile(io.BytesIO(self.old.data))
-        if elf.get_section_by_name(".eh_frame") is None:
-            return out
-        for entry in elf.get_dwarf_info(relocate_dwarf_sections=False).EH_CFI_entries():
-            if isinstance(entry, FDE):
-                lo = entry["initial_location"]
-                hi = lo + entry["address_range"]
-                out.append((lo, hi))
+        out = self._searched(elf)
+        if not out and elf.get_section_by_name(".eh_frame") is not None:
+            for entry in elf.get_dwarf_info(relocate_dwarf_sections=False).EH_CFI_entries():
+                if isinstance(entry, FDE):
+                    lo = entry["initial_location"]
+                    hi = lo + entry["address_range"]
+                    out.append((lo, hi))
         # Ranges may overlap (folded code): the check takes each once, the longest.
         best: dict[int, int] = {}
         for lo, hi in out:
             best[lo] = max(hi, best.get(lo, 0))
         return sorted(best.items())
 
+    def _searched(self, elf: ELFFile) -> list[tuple[int, int]]:
+        """The same by the binary search table, where it is in the usual form; else []."""
+        header = next((s for s in elf.iter_segments() if s["p_type"] == "PT_GNU_EH_FRAME"), None)
+        if header is None:
+            return []
+        base = header["p_vaddr"]
+        raw = self.old.read(base, header["p_filesz"])
+        if raw[:4] != b"\x01\x1b\x03\x3b":
+            return []
+        (count,) = struct.unpack_from("<I", raw, 8)
+        out = []
+        for start, fde in struct.iter_unpack("<ii", raw[12 : 12 + 8 * count]):
+            _, _, begin, span = struct.unpack("<IIiI", self.old.read(base + fde, 16))
+            if base + fde + 8 + begin != base + start:
+                return []
+            out.append((base + start, base + start + span))
+        return out
+
     def _function(self, lo: int, hi: int, sites: set[int]) -> None:
         data = self.old.read(lo, hi - lo)
         touched = self.is_changed(lo, hi)
-        if not touched and not any(m in data for m in MARKS):
+        marks = [m.start() + lo for m in MARKS.finditer(data)]
+        if not touched and not marks:
             return
+        marks.append(hi)
+        mark = 0
         inside = 0
         for ins in Decoder(self.bits, data, ip=lo):
             if ins.is_invalid:
                 break
             self.report.instructions += 1
             at, end = ins.ip, ins.next_ip
-            if any(m in data[at - lo : end - lo] for m in MARKS) and is_site(ins):
-                sites.add(at)
+            if marks[mark] < end:
+                while marks[mark] < end and marks[mark] < hi:
+                    mark += 1
+                if is_site(ins):
+                    sites.add(at)
             if not touched or not self.is_changed(at, end):
                 # Unchanged bytes may still be covered by a jump that equals them.
                 if at < inside and at not in self.result.redirects:
@@ -211,7 +241,50 @@ class Checker:
             first = self.new.read(at, 2)
             self._need(first[0] in (0xE9, 0xEB) or first == TRAP, at, "overwritten, no patch")
             inside = at + (5 if first[0] == 0xE9 else 2)
+            self._note_pad(at)
             self._same(at, at, single=False)
+        # The last patch may reach into the padding behind the function.
+        self.tails.update(range(hi, inside))
+
+    def _elsewhere(self, functions: list[tuple[int, int]]) -> None:
+        """Changed bytes outside frame descriptions: each begins a patch that does the same."""
+        fill = 0x06 if self.bits == 64 else 0xF4
+        lows = np.array([lo for lo, _ in functions], np.int64)
+        highs = np.array([hi for _, hi in functions], np.int64)
+        for vaddr, mask in self.changed.items():
+            places = np.flatnonzero(mask & ~self._headers(vaddr, len(mask))).astype(np.int64)
+            places += vaddr
+            if len(lows):
+                i = np.searchsorted(lows, places, side="right") - 1
+                places = places[(i < 0) | (places >= highs[np.maximum(i, 0)])]
+            inside = 0
+            starts = []
+            for at in places.tolist():
+                first = self.new.read(at, 2)
+                if at < inside or first[0] == fill or at in self.tails:
+                    continue
+                self._need(first[0] in (0xE9, 0xEB) or first == TRAP, at, "changed, no patch")
+                inside = at + (5 if first[0] == 0xE9 else 2)
+                starts.append(at)
+                self._note_pad(at)
+            for at in starts:
+                self.report.elsewhere += 1
+                if at not in self.pads:
+                    self._same(at, at)
+
+    def _note_pad(self, at: int) -> None:
+        """Where a short jump leads is no place of the original's."""
+        raw = self.new.read(at, 2)
+        if raw[0] == 0xEB:
+            self.pads.add(at + 2 + struct.unpack("b", raw[1:])[0])
+
+    def _headers(self, vaddr: int, size: int) -> np.ndarray:
+        """Which bytes of a segment are the file's headers, which the new file changes."""
+        out = np.zeros(size, bool)
+        offset = next(o for v, o, _, _ in self.old.loads if v == vaddr)
+        for lo, hi in ((32, 64), (self.old.headers[0], sum(self.old.headers))):
+            out[max(lo - offset, 0) : max(hi - offset, 0)] = True
+        return out
 
     def _must_fault(self, at: int) -> None:
         """An overwritten boundary raises a fault at once (not promised at i386's last byte)."""
@@ -308,7 +381,7 @@ class Checker:
     def _flags_are_dead(self, at: int) -> bool:
         """Whether from `at` on every arithmetic flag is written before any is read."""
         alive = 0x3F
-        for _ in range(12):
+        for _ in range(FLAGS_LIFE):
             ins = self._decode(self.old, at)
             if ins.rflags_read & alive:
                 return False

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -96,3 +97,24 @@ def test_cache(plugin: Path, tmp_path: Path) -> None:
     rewritten(plugin, place)
     assert "1 entries removed" in _run("cache", "--dir", place, "prune", "--all").output
     assert _run("cache", "--dir", place, "show").output == f"{place}: 0 entries, 0 bytes\n"
+
+
+@pytest.mark.parametrize("command", ["rewrite", "sites"])
+def test_only_regular_files_are_read(command: str, tmp_path: Path) -> None:
+    """A fifo has no writer, a device no end."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    options = ["-o", str(tmp_path / "out")] if command == "rewrite" else []
+    for name in (str(fifo), "/dev/zero", str(tmp_path)):
+        done = _run(command, name, *options)
+        assert (done.exit_code, done.output) == (125, f"dsmsup: {name}: not a regular file\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_partial_is_told(compile_program: Compile, tmp_path: Path) -> None:
+    flags = ("-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-s")
+    program = str(compile_program("threads.c", "-pthread", *flags))
+    for command in (["sites", program], ["rewrite", program, "-o", str(tmp_path / "out")]):
+        done = _run(*command)
+        assert done.exit_code == 0 and "in which more sites may lie" in done.output
+    assert json.loads(_run("sites", program, "--json").output)["partial"] is True

@@ -15,6 +15,7 @@ from rewriter.kinds import Kind
 from rewriter.plan import Options, make_plan
 from rewriter.rewrite import plan_bytes
 from rewriter.sites import find_code
+from tests.rewriter.conftest import Compile
 
 KINDS = {
     Kind.LOCK: [
@@ -115,7 +116,7 @@ def test_no_header_to_spare_is_refused(tmp_path: Path) -> None:
     elf = _assemble(_function("f", "mfence"), tmp_path, "-Wl,--build-id=none,-z,noseparate-code")
     data = bytearray(elf.data)
     for i, s in enumerate(elf.segments):
-        if s.type in (0, 4, 0x6474E553):
+        if s.type in (0, 4, 0x6474E552, 0x6474E553):
             # A type nobody knows, which might matter to somebody.
             struct.pack_into("<I", data, elf.phoff + i * elf.phentsize, 0x6FFFFFFF)
     from rewriter.rewrite import rewrite_bytes
@@ -139,3 +140,55 @@ def test_a_file_that_checks_itself_is_refused(tmp_path: Path) -> None:
     elf = _assemble(_function("f", "mfence"), tmp_path)
     with pytest.raises(Unsupported, match=r"/x/fips\.so: .* checks a hash of itself"):
         plan_bytes(elf.data, "/x/fips.so", Options())
+
+
+def test_a_go_program_without_its_table_is_refused(tmp_path: Path) -> None:
+    """Nothing else describes Go's code."""
+    text = _function("f", "lock incl (%rdi)") + '.section .go.buildinfo,"aw"\n.quad 0\n'
+    with pytest.raises(Unsupported, match="a Go program whose function table cannot be read"):
+        find_code(_assemble(text, tmp_path))
+
+
+def _without_sections(data: bytes) -> bytes:
+    out = bytearray(data)
+    out[40:48], out[58:64] = bytes(8), bytes(6)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("flags", [(), ("-static",)])
+def test_no_section_headers(flags: tuple[str, ...], compile_program: Compile) -> None:
+    """The frame table is found, and its end, by the program headers."""
+    data = compile_program("threads.c", "-pthread", *flags).read_bytes()
+    if flags:
+        # Static programs have no header of the frame table: what is found are no ranges.
+        assert find_code(Elf(_without_sections(data), "f")).partial
+        return
+    sites = find_code(Elf(data, "f")).sites
+    assert len(sites) > 5
+    assert find_code(Elf(_without_sections(data), "f")).sites == sites
+
+
+def test_partial(compile_program: Compile, tmp_path: Path) -> None:
+    """Code that nothing describes is said to be there; the same with symbols is found."""
+    bare = ("-fno-asynchronous-unwind-tables", "-fno-unwind-tables")
+    whole = compile_program("threads.c", "-pthread", *bare)
+    stripped = compile_program("threads.c", "-pthread", *bare, "-s")
+    found = [find_code(Elf(p.read_bytes(), "f")) for p in (whole, stripped)]
+    assert [c.partial for c in found] == [False, True]
+    assert len(found[0].sites) > len(found[1].sites)
+
+
+def test_relro_makes_way_last(tmp_path: Path) -> None:
+    """A file linked without notes, as musl's are."""
+    elf = _assemble(_function("f", "mfence"), tmp_path, "-Wl,--build-id=none,-z,noseparate-code")
+    data = bytearray(elf.data)
+    for i, s in enumerate(elf.segments):
+        if s.type in (0, 4, 0x6474E553):
+            struct.pack_into("<I", data, elf.phoff + i * elf.phentsize, 0x6FFFFFFF)
+    from rewriter.rewrite import rewrite_bytes
+
+    out, _ = rewrite_bytes(bytes(data), "f")
+    assert out is not None
+    old, new = ([s.type for s in Elf(d, "f").segments] for d in (bytes(data), out))
+    assert old.count(0x6474E552) == 1 and 0x6474E552 not in new
+    assert new.count(1) == old.count(1) + 1
