@@ -17,6 +17,7 @@ class Placement:
     def __init__(self, cpus: list[int]) -> None:
         self.cpus = cpus
         self.threads = [0] * len(cpus)
+        self.home_only = False
 
     def choose(self) -> HostId:
         """The host that would be the least loaded with one thread more.
@@ -24,6 +25,8 @@ class Placement:
         Among equals the one with the fewest threads, then the highest: home
         has the main thread, and serves the others' requests as well.
         """
+        if self.home_only:
+            return HostId(0)
         return HostId(
             min(
                 range(len(self.cpus)),

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two mappings of the same bytes of a file: a store through one is to be seen through the other.
+
+At home they are the same memory. Elsewhere pages are copies by address, of which
+coherence keeps each by itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import NamedTuple
+
+from supervisor.areas import AddressSpace, Kind
+
+
+class _Mapping(NamedTuple):
+    start: int
+    end: int
+    offset: int
+    name: str
+    stores: bool
+    """shared, of a file that may be written"""
+
+
+class FileMappings:
+    """The files that the program has mapped, by identity."""
+
+    def __init__(self) -> None:
+        self._mappings: dict[tuple[int, int], list[_Mapping]] = {}
+
+    def add(
+        self,
+        space: AddressSpace,
+        file: int,
+        offset: int,
+        start: int,
+        end: int,
+        name: str,
+        shared: bool,
+    ) -> list[tuple[int, int]]:
+        """Enter a mapping; the (start, end) of those there already that it is an alias of."""
+        status = os.fstat(file)
+        stores = shared and fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        new = _Mapping(start, end, offset, name, stores)
+        known = [m for m in self._mappings.get((status.st_dev, status.st_ino), ())
+                 if _is_there(space, m)]
+        aliases = [
+            (m.start, m.end)
+            for m in known
+            if (m.stores or stores) and m.offset < offset + end - start
+            and offset < m.offset + m.end - m.start and m.start != start
+        ]
+        self._mappings[status.st_dev, status.st_ino] = [*known, new]
+        return aliases
+
+
+def _is_there(space: AddressSpace, mapping: _Mapping) -> bool:
+    """Whether some of it may still be mapped."""
+    return any(
+        area.name == mapping.name and area.kind in (Kind.FILE, Kind.NATIVE)
+        for area in space.pieces(mapping.start, mapping.end)
+    )
