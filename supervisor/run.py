@@ -107,9 +107,7 @@ async def _run_home(
     started = time.monotonic()
     report = None if job.stats_path is None else _open_report(job.stats_path)
     cpus = [info.cpus for info in membership.infos]
-    home = Home(
-        membership.hosts, membership.links, names, cpus, job.policy, job.tell, membership.paths
-    )
+    home = Home(membership.hosts, membership.links, names, cpus, job.policy, job.tell)
     home.on_child_exit = child_of
     home.pager_choice = job.pager
     home.may_spin = _own_processors(job, membership)
@@ -141,9 +139,8 @@ async def _run_lender(
     plan: ClusterPlan, job: Job, membership: Membership, names: list[str]
 ) -> int:
     lender = Lender(
-        membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell,
-        membership.paths,
-    )  # fmt: skip
+        membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell
+    )
     lender.migrate = job.migrate
     lender.pager_choice = job.pager
     lender.may_spin = _own_processors(job, membership)

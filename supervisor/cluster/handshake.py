@@ -49,19 +49,7 @@ class Welcome(Note, frozen=True):
     infos: tuple[HostInfo, ...]
 
 
-class Paths(Note, frozen=True):
-    """The pairs of hosts other than home that have a link, the lower id first."""
-
-    pairs: list[tuple[int, int]]
-
-
-class Linked(msgspec.Struct, frozen=True, array_like=True):
-    """What a host tells home: the hosts of lower ids, home aside, that it has a link to."""
-
-    peers: list[int]
-
-
-HomeNote = Admitted | Refused | Welcome | Paths
+HomeNote = Admitted | Refused | Welcome
 _T = TypeVar("_T")
 
 

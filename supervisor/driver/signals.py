@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from supervisor.driver.thread import Thread
 
 FORCED: Final = frozenset((signal.SIGSEGV, signal.SIGILL, signal.SIGTRAP, signal.SIGBUS))
+FAULTS: Final = FORCED | {signal.SIGFPE}
 FORCED_MASK: Final = sum(1 << (number - 1) for number in FORCED)
 
 SA_SIGINFO: Final = 0x00000004
@@ -129,12 +130,29 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
         thread.cont(number)
         return
     if home.hosts == 1:
+        as_if_unmoved(home, thread, number, ptrace.get_siginfo_bytes(thread.task))
         thread.actions.delivered(number)
         thread.cont(number)
         return
     ptrace.get_registers(thread.task, thread.registers)
     thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
     deliver_pending(home, thread)
+
+
+def as_if_unmoved(home: Home, thread: Thread, number: int, info: bytes) -> None:
+    """A handler of a fault finds the instruction pointer in the code that it knows.
+
+    Go panics only for faults in its own functions, Java's implicit null checks
+    are looked up by address. Returning there runs into the patch, as any jump.
+    """
+    (code,) = struct.unpack_from("<i", info, 8)
+    if number not in FAULTS or code <= 0:
+        return
+    registers = ptrace.get_registers(thread.task)
+    original = home.code.original(registers.rip)
+    if original != registers.rip:
+        registers.rip = original
+        ptrace.set_registers(thread.task, registers)
 
 
 def deliver_pending(home: Home, thread: Thread) -> None:
@@ -165,4 +183,5 @@ def deliver(home: Home, thread: Thread) -> None:
     number, info = thread.pending_signals.pop(0)
     thread.actions.delivered(number)
     ptrace.set_siginfo_bytes(thread.task, info)
+    as_if_unmoved(home, thread, number, info)
     home.step_pinned(thread, number)

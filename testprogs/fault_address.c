@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * A locked instruction faults: the handler finds the instruction's own address, and
+ * what stood in the registers; it mends the cause, and the instruction runs again.
+ */
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "common.h"
+
+extern const char locked[], swapped[];
+static unsigned char *area;
+static const char *expected;
+static int handled;
+
+static void handler(int number, siginfo_t *info, void *context)
+{
+	const ucontext_t *c = context;
+
+	CHECK(number == SIGSEGV && info->si_addr == area);
+	CHECK(c->uc_mcontext.gregs[REG_RIP] == (greg_t)expected);
+	CHECK(c->uc_mcontext.gregs[REG_RDI] == (greg_t)area);
+	CHECK(mprotect(area, PAGE_BYTES, PROT_READ | PROT_WRITE) == 0);
+	handled++;
+}
+
+static void *body(void *unused)
+{
+	struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO };
+	long value = 5;
+
+	CHECK(sigaction(SIGSEGV, &action, NULL) == 0);
+	area = mmap(NULL, PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(area != MAP_FAILED);
+	expected = locked;
+	__asm__ volatile(".globl locked\nlocked: lock addq $7, (%0)" : : "D"(area) : "memory", "cc");
+	CHECK(*(long *)area == 7);
+	CHECK(mprotect(area, PAGE_BYTES, PROT_READ) == 0);
+	expected = swapped;
+	__asm__ volatile(".globl swapped\nswapped: xchgq %0, (%1)"
+			 : "+a"(value) : "D"(area) : "memory");
+	CHECK(value == 7 && *(long *)area == 5);
+	return unused;
+}
+
+int main(void)
+{
+	pthread_t thread;
+
+	CHECK(pthread_create(&thread, NULL, body, NULL) == 0);
+	CHECK(pthread_join(thread, NULL) == 0);
+	printf("fault_address: %d\n", handled);
+	return handled == 2 ? 0 : 1;
+}
