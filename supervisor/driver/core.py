@@ -131,8 +131,10 @@ class Supervisor:
         self._asked = False
         """Something may have been asked for since pages were last released."""
         self._waiting: dict[Any, Operation] = {}
+        self.advancing: Operation | None = None
+        """The operation whose code runs now."""
         self._caught: deque[Thread] = deque()
-        """Threads that stood in a check of the armed byte when this very step set it."""
+        """Threads that stood in a check of the armed byte, yet to be treated as trapped."""
         self._late: deque[Stop] = deque()
         """Stops that have been taken from the kernel and not handled yet."""
         self.several_writers = policy != "single-writer" and hosts > 1
@@ -242,10 +244,7 @@ class Supervisor:
                 else:
                     assert kind is WakeAt
                     self._wake_at(effect.now_us / 1e6)
-        while self._caught:
-            thread = self._caught.popleft()
-            self._made_progress(thread)
-            self._trap(thread)
+        self.trap_caught()
 
     def _wake_at(self, deadline: float) -> None:
         if self._next_tick <= time.monotonic() or deadline < self._next_tick:
@@ -269,8 +268,10 @@ class Supervisor:
         if not armed:
             return
         for thread in list(self.threads.values()):
-            # A task that steps or runs a call for us is not at a check either.
-            if not thread.stopped and not thread.stepping and thread.operation is None:
+            # A task that steps or runs a call for us is not at a check either; and one that
+            # waits for a page at a checked instruction is looked at when it has the page.
+            busy = thread.stopped or thread.stepping or thread.paging
+            if not busy and thread.operation is None:
                 self._out_of_check(thread)
 
     def next_stop(self, task: int) -> Stop:
@@ -294,27 +295,41 @@ class Supervisor:
                 self._late.append(stop)  # the interrupt's own stop follows, and is let go
                 return
             thread.stopped = True
-            waits.left(self, thread)
-            ip = ptrace.get_registers(thread.task, thread.registers).rip
-            native = self.past_check(ip)
-            if native is None:
+            ptrace.get_registers(thread.task, thread.registers)
+            if not self.catch(thread):
                 self.resume(thread)
-                return
-            for _ in range(CHECK_STEPS_MAX):
-                found = self.find_trap(thread.registers.rip)
-                if thread.registers.rip == native or found is not None:
-                    break
-                thread.single_step()
-                stop = self.next_stop(thread.task)
-                if stop != (thread.task, StopKind.SIGNAL, signal.SIGTRAP):
-                    self._late.append(stop)
-                    return
-                ptrace.get_registers(thread.task, thread.registers)
-            thread.registers.rip = native
-            ptrace.set_registers(thread.task, thread.registers)
-            self._caught.append(thread)
         except ptrace.TraceeGone:
             pass
+
+    def catch(self, thread: Thread) -> bool:
+        """Take a stopped thread that has read the armed byte to what it is a check for.
+
+        True if it stood in a check: `trap_caught` goes on with it (or a stop of its own).
+        """
+        native = self.past_check(thread.registers.rip)
+        if native is None:
+            return False
+        for _ in range(CHECK_STEPS_MAX):
+            found = self.find_trap(thread.registers.rip)
+            if thread.registers.rip == native or found is not None:
+                break
+            thread.single_step()
+            stop = self.next_stop(thread.task)
+            if stop != (thread.task, StopKind.SIGNAL, signal.SIGTRAP):
+                self._late.append(stop)
+                return True
+            thread.stopped = True
+            ptrace.get_registers(thread.task, thread.registers)
+        thread.registers.rip = native
+        ptrace.set_registers(thread.task, thread.registers)
+        self._caught.append(thread)
+        return True
+
+    def trap_caught(self) -> None:
+        while self._caught:
+            thread = self._caught.popleft()
+            self._made_progress(thread)
+            self._trap(thread)
 
     def start_pager(self, pidfd: int, call: Callable[..., int]) -> None:
         """The chosen pager for a fresh guest process; `call` runs a system call there."""
@@ -755,6 +770,7 @@ class Supervisor:
     def advance(self, operation: Operation, value: Any) -> None:
         """Run an operation until it has to wait, or is done."""
         while True:
+            outer, self.advancing = self.advancing, operation
             try:
                 want = operation.steps.send(value)
             except StopIteration as end:
@@ -764,6 +780,8 @@ class Supervisor:
                     operation.thread.operation = None
                 operation.done(end.value)
                 return
+            finally:
+                self.advancing = outer
             self._settle(operation)
             kind = type(want)
             if kind is Acquire or (kind is AcquireLocked and not self.several_writers):
@@ -833,6 +851,8 @@ class Supervisor:
 
     def write(self, address: int, data: bytes) -> None:
         self.memory.write_bytes(address, data)
+        if self.advancing is not None:
+            self.advancing.wrote = True
 
     def check(self, address: int, length: int, access: Access) -> bool:
         """Is this mapped for the program with that right? (For EFAULT.)"""

@@ -45,7 +45,7 @@ from supervisor.driver.messages import (
     Trouble,
     UserSignal,
 )
-from supervisor.driver.operations import Background, Native, Operation, Proceed, Steps, Wait
+from supervisor.driver.operations import Background, Flush, Native, Operation, Proceed, Steps, Wait
 from supervisor.driver.placement import Placement
 from supervisor.driver.scratch import Scratch
 from supervisor.driver.thread import Thread
@@ -483,7 +483,7 @@ class Home(Supervisor):
                 raise handlers.unsupported_call(row)
             self.counters["syscalls_forwarded"] += 1
             self.begin(
-                row.name, thread, handler(self, thread, message.arguments, message),
+                row.name, thread, self._visible(handler(self, thread, message.arguments, message)),
                 lambda value: self.answer(thread, value),
             )  # fmt: skip
         elif isinstance(message, Departed):
@@ -503,6 +503,13 @@ class Home(Supervisor):
             self.host_statistics[host] = message.counters
         else:
             raise PeerError(f"host {host} sent a message that only home sends")
+
+    def _visible(self, steps: Steps) -> Steps:
+        """A call of a thread elsewhere: what is written for it here, it sees when it goes on."""
+        value = yield from steps
+        if self.advancing is not None and self.advancing.wrote:
+            yield Flush()
+        return value
 
     def _thread_of(self, host: HostId, tid: int) -> Thread | None:
         """The thread that a host speaks for; None when it has ended meanwhile."""
@@ -556,6 +563,8 @@ class Home(Supervisor):
             ptrace.set_xstate(thread.task, xstate)
             if thread.pending_signals:
                 self.deliver_pending(thread)
+            elif self.node.armed and self.catch(thread):
+                self.trap_caught()  # it read the other host's armed byte
             else:
                 thread.cont()
         except ptrace.TraceeGone:

@@ -201,6 +201,15 @@ class Lender(Supervisor):
             self._leave(thread)
 
     def _leave(self, thread: Thread) -> None:
+        """Let a stopped thread go on at home, where its stores so far must be seen."""
+        thread.leaving = True
+        self.forget_fault(thread)
+        if self.node.armed:
+            self.begin("leave", thread, self._flush_first(), lambda _: self._depart(thread))
+        else:
+            self._depart(thread)
+
+    def _depart(self, thread: Thread) -> None:
         """Send a stopped thread's context home."""
         try:
             ptrace.get_registers(thread.task, thread.registers)
@@ -282,6 +291,7 @@ class Lender(Supervisor):
         row = self.called_row(thread)
         arguments = thread.arch.arguments_of(registers)
         where = row.where
+        quiet = row.quiet
         if where is Where.ANSWER or where is Where.REFUSE:
             self._finish(thread, handlers.refusal(row))
             return
@@ -300,11 +310,12 @@ class Lender(Supervisor):
                 steps = self._exit(thread, row, arguments)
             else:
                 steps = self._special(thread, row, arguments)
+                quiet = False  # home reads the arguments in memory
         elif row.name == "set_thread_area":
             steps = self._set_thread_area(thread, row, arguments)
         else:
             steps = self._forward(thread, row, arguments)
-        if self.node.armed and not row.quiet:
+        if self.node.armed and not quiet:
             steps = self._flush_first(steps)
         self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
 

@@ -69,7 +69,9 @@ Steps = Generator[Any, Any, Any]
 class Operation:
     """One running generator."""
 
-    __slots__ = ("done", "hold_requester", "name", "requester", "steps", "thread", "wanted")
+    __slots__ = (
+        "done", "hold_requester", "name", "requester", "steps", "thread", "wanted", "wrote",
+    )  # fmt: skip
 
     def __init__(
         self, name: str, requester: int, thread: Any, steps: Steps, done: Callable[[Any], None]
@@ -83,3 +85,5 @@ class Operation:
         self.wanted: Any = None
         self.hold_requester = 0
         """The requester that holds its pinned pages; 0 for none."""
+        self.wrote = False
+        """It has written guest memory, where a store may be this host's alone for a while."""

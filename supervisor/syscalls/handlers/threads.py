@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor.arch import Arch
 from supervisor.arch.base import NO_CALL
 from supervisor.coherence.messages import Access
-from supervisor.driver.operations import Hold, Native, Steps, Unhold, Wait
+from supervisor.driver.operations import AcquireLocked, Flush, Hold, Native, Steps, Unhold, Wait
 from supervisor.syscalls.call import Acquire
 from supervisor.tracee import inject, ptrace
 from supervisor.units import HOME
@@ -82,6 +82,7 @@ def clone(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
         if flags & flag and home.check(address, 4, Access.WRITE):
             yield Acquire(((address, 4, Access.WRITE),))
             home.write(address, word)
+    yield Flush()  # the child may run elsewhere
     if flags & CLONE_CHILD_CLEARTID:
         child.clear_child_tid = child_tid
     context.rax = 0
@@ -164,7 +165,7 @@ def _release_robust_list(home: Home, thread: Thread) -> Steps:
         address = (entry & ~1) + offset
         if address & 3 or not home.check(address, 4, Access.WRITE):
             continue
-        yield Acquire(((address, 4, Access.WRITE),))
+        yield AcquireLocked(((address, 4, Access.WRITE),))
         word = int.from_bytes(home.read(address, 4), "little")
         if word & FUTEX_TID_MASK != thread.tid:
             continue
@@ -186,6 +187,7 @@ def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
         home.pager.reach(((address, 4, Access.WRITE),))
         home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE, 1)])
         yield Unhold()
+        yield Flush()
     home.exit_task(thread, args[0])
     return None
 
