@@ -30,9 +30,11 @@ class Kind(IntEnum):
     NATIVE = 1
     """Read-only private mapping of a file, as the kernel made it, at home."""
     FILE = 2
-    """MAP_SHARED mapping of a file, on the file itself at home."""
+    """MAP_SHARED mapping of a file that nobody writes by it, on the file itself at home."""
     RESERVED = 3
     """Ours or the kernel's: the program may not be given these addresses."""
+    JOINT = 4
+    """Shared with other processes: at home only, on the kernel's own shared mapping."""
 
 
 class Area(msgspec.Struct, frozen=True, array_like=True):
@@ -64,6 +66,9 @@ class AddressSpace:
         self._starts: list[int] = []
         if areas:
             self._set(sorted(areas, key=lambda area: area.start))
+
+    def __len__(self) -> int:
+        return len(self._areas)
 
     def __iter__(self) -> Iterator[Area]:
         return iter(self._areas)

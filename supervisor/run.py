@@ -107,7 +107,9 @@ async def _run_home(
     started = time.monotonic()
     report = None if job.stats_path is None else _open_report(job.stats_path)
     cpus = [info.cpus for info in membership.infos]
-    home = Home(membership.hosts, membership.links, names, cpus, job.policy, job.tell)
+    home = Home(
+        membership.hosts, membership.links, names, cpus, job.policy, job.tell, membership.paths
+    )
     home.on_child_exit = child_of
     home.pager_choice = job.pager
     home.may_spin = _own_processors(job, membership)
@@ -139,8 +141,9 @@ async def _run_lender(
     plan: ClusterPlan, job: Job, membership: Membership, names: list[str]
 ) -> int:
     lender = Lender(
-        membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell
-    )
+        membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell,
+        membership.paths,
+    )  # fmt: skip
     lender.migrate = job.migrate
     lender.pager_choice = job.pager
     lender.may_spin = _own_processors(job, membership)

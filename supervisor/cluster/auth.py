@@ -33,7 +33,7 @@ from typing import Final, NamedTuple
 from supervisor.errors import AuthenticationFailed, DsmsupError, PeerError, UsageError
 from supervisor.units import HostId
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Changes with anything two hosts say to each other."""
 
 NONCE_BYTES: Final = 32
@@ -52,6 +52,9 @@ class Role(IntEnum):
 
     HOME = 1
     JOINER = 2
+    CALLER = 3
+    """Of two hosts other than home, the one that connects."""
+    CALLED = 4
 
 
 class Verdict(IntEnum):

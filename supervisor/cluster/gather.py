@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
-from supervisor.cluster import auth, handshake, rendezvous
+from supervisor.cluster import auth, handshake, mesh, rendezvous
 from supervisor.cluster.auth import Hello
 from supervisor.cluster.handshake import HANDSHAKE_S, Admitted, Welcome
 from supervisor.cluster.hostinfo import HostInfo, dsmsup_version, local_info, misfit
@@ -258,8 +258,18 @@ async def _welcome(state: _Assembly) -> Membership:
             raise PeerLost(
                 f"host {id_} ({arrival.info.name}) was lost while the cluster assembled"
             ) from None
+    paths: mesh.Pairs = frozenset()
+    if state.plan.hosts > 2:
+        try:
+            with trio.fail_after(mesh.MESH_S):
+                paths = await mesh.agree({id_: one.stream for id_, one in present.items()})
+        except trio.TooSlowError:
+            raise PeerLost(
+                f"a host was lost while the cluster assembled: no word in {mesh.MESH_S:g} s"
+            ) from None
+        state.log(f"{len(paths) // 2} pairs of hosts exchange pages directly")
     links = {id_: take_link(present[id_].stream, id_, present[id_].info) for id_ in sorted(present)}
-    return Membership(HOME, state.plan.hosts, links, tuple(infos))
+    return Membership(HOME, state.plan.hosts, links, tuple(infos), paths)
 
 
 def _home_address(state: _Assembly) -> str:

@@ -49,7 +49,19 @@ class Welcome(Note, frozen=True):
     infos: tuple[HostInfo, ...]
 
 
-HomeNote = Admitted | Refused | Welcome
+class Paths(Note, frozen=True):
+    """The pairs of hosts other than home that have a link, the lower id first."""
+
+    pairs: list[tuple[int, int]]
+
+
+class Linked(msgspec.Struct, frozen=True, array_like=True):
+    """What a host tells home: the hosts of lower ids, home aside, that it has a link to."""
+
+    peers: list[int]
+
+
+HomeNote = Admitted | Refused | Welcome | Paths
 _T = TypeVar("_T")
 
 

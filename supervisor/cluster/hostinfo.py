@@ -33,6 +33,8 @@ class HostInfo(msgspec.Struct, frozen=True, array_like=True):
     cpu_vendor: str
     cpu_model: str
     features: tuple[str, ...]
+    port: int = 0
+    """Where the other hosts may call it, 0 for nowhere."""
 
     @property
     def name(self) -> str:
@@ -40,7 +42,7 @@ class HostInfo(msgspec.Struct, frozen=True, array_like=True):
         return f"{self.hostname} at {self.address}" if self.address else self.hostname
 
 
-def local_info(cpus: int) -> HostInfo:
+def local_info(cpus: int, port: int = 0) -> HostInfo:
     """This host, before it has an id or an address."""
     system = os.uname()
     vendor, model, features = _processor()
@@ -55,6 +57,7 @@ def local_info(cpus: int) -> HostInfo:
         cpu_vendor=vendor,
         cpu_model=model,
         features=features,
+        port=port,
     )
 
 
@@ -68,6 +71,8 @@ def misfit(ours: HostInfo, theirs: HostInfo) -> str:
             return f"its {what} is {yours}, home's is {mine}"
     if theirs.page_size != PAGE_SIZE:
         return f"its page size is {theirs.page_size}, dsmsup needs {PAGE_SIZE}"
+    if not 0 <= theirs.port < 1 << 16:
+        return f"its port is {theirs.port}"
     if theirs.cpus < 1:
         return "it lends no processor"
     return ""

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Final
 
 import trio
 
-from supervisor.cluster import handshake, rendezvous
+from supervisor.cluster import handshake, mesh, rendezvous
 from supervisor.cluster.handshake import HANDSHAKE_S, Admitted, Refused, Welcome
 from supervisor.cluster.hostinfo import HostInfo, dsmsup_version, local_info
 from supervisor.cluster.plan import ClusterPlan
 from supervisor.cluster.roster import Membership, Tell, hush, say, take_link
+from supervisor.cluster.transport import Link
 from supervisor.errors import DsmsupError, PeerError, PeerLost
 from supervisor.units import HOME, HostId
 
@@ -29,7 +31,18 @@ async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Members
     Raises DsmsupError in one line: unreachable, refused (by home's own words), wrong
     key, another version, or home lost meanwhile.
     """
-    info = local_info(len(plan.cpus))
+    listener = mesh.listen(plan)
+    try:
+        return await _join(plan, listener, warn, log)
+    finally:
+        if listener is not None:
+            listener.close()
+
+
+async def _join(
+    plan: ClusterPlan, listener: socket.socket | None, warn: Tell, log: Tell
+) -> Membership:
+    info = local_info(len(plan.cpus), 0 if listener is None else listener.getsockname()[1])
     deadline = trio.current_time() + plan.join_timeout_s
     pause_s, pause_s_max = _RETRY_S
     trouble = ""
@@ -59,7 +72,7 @@ async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Members
                 refused = refused or isinstance(error, ConnectionRefusedError)
                 continue
             try:
-                return await _enter(plan, stream, str(address), info, log)
+                return await _enter(plan, stream, str(address), info, listener, log)
             except _HungUp:
                 trouble = f"{address} hangs up before it has proved to be home"
             except DsmsupError as error:
@@ -87,7 +100,12 @@ class _HungUp(DsmsupError):
 
 
 async def _enter(
-    plan: ClusterPlan, stream: trio.SocketStream, where: str, info: HostInfo, log: Tell
+    plan: ClusterPlan,
+    stream: trio.SocketStream,
+    where: str,
+    info: HostInfo,
+    listener: socket.socket | None,
+    log: Tell,
 ) -> Membership:
     """Handshake, admission, and the wait for the others. Closes the stream on failure."""
     try:
@@ -117,9 +135,21 @@ async def _enter(
             raise DsmsupError(f"home at {where} says: {note.reason}")
         if not isinstance(note, Welcome) or not _sound(note, plan.hosts):
             raise PeerError(f"host 0 (home at {where}) sent a welcome that makes no sense")
-        home = note.infos[HOME]
-        links = {HOME: take_link(stream, HOME, home)}
-        return Membership(HostId(note.host_id), plan.hosts, links, note.infos)
+        me, infos = HostId(note.host_id), note.infos
+        others: dict[HostId, Link] = {}
+        paths: mesh.Pairs = frozenset()
+        if plan.hosts > 2:
+            try:
+                with trio.fail_after(mesh.MESH_S):
+                    others, paths = await mesh.Mesh(plan.key, me, infos, log).make(
+                        stream, listener
+                    )
+            except (PeerLost, trio.TooSlowError):
+                raise PeerLost(
+                    f"host 0 (home at {where}) was lost while the cluster assembled"
+                ) from None
+        links = {HOME: take_link(stream, HOME, infos[HOME]), **others}
+        return Membership(me, plan.hosts, links, infos, paths)
     except BaseException:
         stream.socket.close()
         raise

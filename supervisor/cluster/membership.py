@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who the hosts are: home gathers them (`gather.py`), the others join (`join.py`).
 
-A star: home has a link to each host, each host one to home. `assemble` does what a
+Home has a link to each host, and the others have links with each other where their
+network lets them (`mesh.py`). `assemble` does what a
 `ClusterPlan` says and gives every host the same picture, its `Membership`.
 """
 

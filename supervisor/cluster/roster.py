@@ -24,13 +24,15 @@ class Membership:
     """One host's view of the assembled cluster.
 
     Invariant: `infos[i].id == i`, and there are `hosts` of them, the same at all hosts.
-    Home's `links` lead to every other host, another host's to home only.
+    Home's `links` lead to every other host; another host's to home, and to those hosts
+    with which `paths` (pairs of hosts other than home, in both orders) names it.
     """
 
     host_id: HostId
     hosts: int
     links: dict[HostId, Link]
     infos: tuple[HostInfo, ...]
+    paths: frozenset[tuple[HostId, HostId]] = frozenset()
 
     def close(self) -> None:
         """Close every link."""

@@ -18,12 +18,14 @@ from supervisor.coherence.directory import RULES, Holding, Want, holding
 from supervisor.coherence.messages import (
     Access,
     Content,
+    Direct,
     Recall,
     Run,
     Yielded,
 )
 from supervisor.coherence.pages import (
     Span,
+    Valued,
     any_overlap,
     append_run,
     covers,
@@ -46,38 +48,79 @@ if TYPE_CHECKING:
 
 def collect(home: Home, transaction: Transaction) -> None:
     transaction.collecting = True
-    recalls: dict[int, tuple[list[Run], list[Run]]] = {}
+    recalls = _Recalls(home, transaction)
     for need in transaction.needs:
         want = wanted(transaction, need.access)
         for span in home.directory.runs(need):
             kind = holding(span.value, transaction.host)
             rule = RULES[want, kind]
-            if rule.owner_keeps is not None:
-                for owner in _holders(home, span.value):
-                    asked = recalls.setdefault(owner, ([], []))[0]
-                    append_run(asked, span.first, span.count, rule.owner_keeps)
+            if rule.owner_keeps is not None and kind in MANY:
+                for holder in _holders(home, span.value):
+                    recalls.add(holder, False, span.first, span.count, rule.owner_keeps)
+            elif rule.owner_keeps is not None:
+                recalls.add_by_policy(dir_.source_of(span.value), span, rule.owner_keeps)
             if rule.home_keeps is not None and (transaction.host != HOME or kind in MANY):
                 append_run(transaction.lower, span.first, span.count, rule.home_keeps)
     if transaction.ahead:
         _reach_ahead(home, transaction, recalls)
-    for owner, (needs, optional) in recalls.items():
-        _send_recall(home, transaction, HostId(owner), tuple(needs), tuple(optional))
+    recalls.send()
     if transaction.lower:
         lower(home, transaction)
     else:
         home.progress(transaction)
 
 
-def _holders(home: Home, entry: int) -> list[int]:
-    """Hosts other than home that have current data of an exclusive or multiple page."""
-    if entry < dir_.MULTIPLE:
-        return [entry]
+class _Recalls:
+    """What a transaction asks of each host, to be sent home or directly to the requester."""
+
+    def __init__(self, home: Home, transaction: Transaction) -> None:
+        self._home = home
+        self._transaction = transaction
+        self._by_way: dict[tuple[HostId, bool], tuple[list[Run], list[Run]]] = {}
+        self._watched: set[int] = set()
+
+    def add(
+        self, owner: HostId, direct: bool, first: int, count: int, keeps: Access,
+        optional: bool = False,
+    ) -> None:  # fmt: skip
+        lists = self._by_way.setdefault((owner, direct), ([], []))
+        append_run(lists[optional], first, count, keeps)
+
+    def add_by_policy(
+        self, owner: HostId, span: Span | Valued, keeps: Access, optional: bool = False
+    ) -> None:
+        """Directly where the two hosts have a link, but what the policy wants to see."""
+        node, requester = self._home.node, self._transaction.host
+        direct = requester != HOME and (owner, requester) in node.paths
+        if not node.policy.watches:
+            self.add(owner, direct, span.first, span.count, keeps, optional)
+            return
+        for page in range(span.first, span.first + span.count):
+            watched = node.policy.moves(page, node.now_us)
+            if watched:
+                self._watched.add(page)
+            self.add(owner, direct and not watched, page, 1, keeps, optional)
+
+    def send(self) -> None:
+        home, transaction = self._home, self._transaction
+        for (owner, direct), (needs, optional) in self._by_way.items():
+            home.recall_last += 1
+            to, fetch = (transaction.host, transaction.fetch) if direct else (HOME, 0)
+            recall = Recall(home.recall_last, tuple(needs), tuple(optional), to, fetch)
+            home.recalls[recall.recall] = Recalling(
+                owner, transaction, recall.needs, recall.optional, direct,
+                frozenset(self._watched),
+            )  # fmt: skip
+            transaction.pending += 1
+            home.node.send(owner, recall)
+
+
+def _holders(home: Home, entry: int) -> list[HostId]:
+    """Hosts other than home that have copies of a multiple-writer page."""
     return [host for host in home.node.others if dir_.sharers(entry) >> host & 1]
 
 
-def _reach_ahead(
-    home: Home, transaction: Transaction, recalls: dict[int, tuple[list[Run], list[Run]]]
-) -> None:
+def _reach_ahead(home: Home, transaction: Transaction, recalls: _Recalls) -> None:
     """Lock the pages beyond the need that cost nobody anything worth mentioning."""
     last = transaction.needs[-1]
     access, host, pages = last.access, transaction.host, home.node.pages
@@ -93,7 +136,7 @@ def _reach_ahead(
             # nobody's right to write is ever taken for pages fetched ahead.
             if access != Access.READ or ahead.value != owner:
                 continue
-            if transaction.streak < DOWNGRADE_STREAK:
+            if transaction.streak < DOWNGRADE_STREAK and kind == Holding.OTHER:
                 continue
         elif rule.becomes == dir_.SAME:
             if host != HOME:
@@ -110,7 +153,8 @@ def _reach_ahead(
             for got in home.directory.try_lock(transaction, span.first, span.count):
                 append_run(transaction.extra, got.first, got.count, access)
                 if rule.owner_keeps is not None:
-                    append_run(recalls[owner][1], got.first, got.count, rule.owner_keeps)
+                    source = dir_.source_of(ahead.value)
+                    recalls.add_by_policy(source, got, rule.owner_keeps, optional=True)
                 elif rule.home_keeps is not None and host != HOME:
                     append_run(transaction.lower, got.first, got.count, rule.home_keeps)
 
@@ -138,19 +182,6 @@ def _never_touched(home: Home, access: Access, kind: Holding, spans: list[Span])
             break
         piece *= 4
     return [Span(first, zeros)] if zeros else []
-
-
-def _send_recall(
-    home: Home,
-    transaction: Transaction,
-    owner: HostId,
-    needs: tuple[Run, ...],
-    optional: tuple[Run, ...],
-) -> None:
-    home.recall_last += 1
-    home.recalls[home.recall_last] = Recalling(owner, transaction, needs, optional)
-    transaction.pending += 1
-    home.node.send(owner, Recall(home.recall_last, needs, optional))
 
 
 def lower(home: Home, transaction: Transaction) -> None:
@@ -193,12 +224,29 @@ def yielded(home: Home, sender: HostId, message: Yielded) -> None:
                 continue
             offset = (run.first - part.first) * PAGE_SIZE
             bytes_ = data and data[offset : offset + run.count * PAGE_SIZE]
+            if recalling.direct:
+                _deliver(home, recalling, message.recall, run)
+                continue
             if node.policy.watches:
-                _watch(home, sender, run, bytes_)
+                _watch(home, recalling, run, bytes_)
             node.install(run.first, run.count, bytes_)
-            entry = dir_.after_yield(sender, run.access)
-            home.directory.entries.set(run.first, run.count, entry)
+            for span in home.directory.runs(run):
+                entry = dir_.after_yield(span.value, sender, run.access)
+                home.directory.entries.set(span.first, span.count, entry)
     home.answered(recalling.transaction)
+
+
+def _deliver(home: Home, recalling: Recalling, recall: int, run: Run) -> None:
+    """The data is on its way to the requester, which uses it when its grant comes."""
+    transaction = recalling.transaction
+    for span in home.directory.runs(run):
+        entry = dir_.after_delivery(span.value, recalling.host, run.access, transaction.host)
+        home.directory.entries.set(span.first, span.count, entry)
+    transaction.direct.append(
+        Direct(run.first, run.count, run.access, recalling.host, recall)
+    )
+    if home.node.policy.watches:
+        home.behind.set(run.first, run.count, 1)
 
 
 def _give_up_copy(home: Home, host: HostId, run: Run) -> None:
@@ -208,18 +256,24 @@ def _give_up_copy(home: Home, host: HostId, run: Run) -> None:
         entries.set(span.first, span.count, dir_.multiple(left))
 
 
-def _watch(home: Home, owner: HostId, run: Run, data: bytes) -> None:
+def _watch(home: Home, recalling: Recalling, run: Run, data: bytes) -> None:
     """Tell the policy what an owner changed in pages it gives up.
 
-    Home's memory still has what it granted: nobody could write there since.
+    Home's memory still has what it granted, for nobody could write there since;
+    unless others have passed the page on without home.
     """
     for at in range(run.count):
         page = run.first + at
-        if not home.node.policy.moves(page, home.node.now_us):
+        behind = home.behind.get(page)
+        if behind:
+            home.behind.set(page, 1, 0)
+        if page not in recalling.watched:
             continue
         after = data[at * PAGE_SIZE : (at + 1) * PAGE_SIZE] or bytes(PAGE_SIZE)
-        before = home.node.memory.read(PageNumber(page), 1)
-        home.node.policy.bounced(page, owner, before, after, home.node.now_us)
+        if not behind:
+            before = home.node.memory.read(PageNumber(page), 1)
+            host = recalling.host
+            home.node.policy.bounced(page, host, before, after, home.node.now_us)
         home.snapshots[page] = after
 
 
@@ -235,7 +289,8 @@ def _check_yield(home: Home, recalling: Recalling, message: Yielded) -> None:
         copies = {entry.value >= dir_.MULTIPLE for entry in entries}
         if recalling.discarded:
             copies = {part.content == Content.HELD}
-        if keeps != {part.access} or copies != {part.content == Content.HELD}:
+        wrong_way = (part.content == Content.DIRECT) != recalling.direct
+        if keeps != {part.access} or copies != {part.content == Content.HELD} or wrong_way:
             raise PeerError(f"host {recalling.host} yields pages {part.first:#x} wrongly")
     for gone in recalling.discarded:
         left = without(left, gone.first, gone.count)

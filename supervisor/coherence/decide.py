@@ -15,6 +15,7 @@ from supervisor.coherence.directory import RULES, Holding, Want, holding
 from supervisor.coherence.messages import (
     Access,
     Content,
+    Direct,
     Grant,
     Invalidate,
     Part,
@@ -24,6 +25,7 @@ from supervisor.coherence.pages import (
     any_overlap,
     append_run,
     run_of,
+    without,
 )
 from supervisor.coherence.transaction import MANY, Transaction, wanted
 from supervisor.coherence.transfer import (
@@ -51,11 +53,12 @@ def decide(home: Home, transaction: Transaction) -> None:
     granted: list[tuple[Run, Content]] = []
     multiple: list[Run] = []
     raised: list[Run] = []
-    for run in (*transaction.needs, *transaction.extra):
+    direct = _decide_delivered(home, transaction, stale)
+    for run in _not_delivered(transaction):
         want = wanted(transaction, run.access)
         for span in _by_policy(home, transaction, run):
             kind = holding(span.value, host)
-            if kind == Holding.OTHER:
+            if kind in dir_.AWAY:
                 continue  # fetched ahead, and its owner would not give it
             rule = RULES[want, kind]
             entry, access = span.value, run.access
@@ -90,14 +93,51 @@ def decide(home: Home, transaction: Transaction) -> None:
     for run in multiple:  # home always has a copy: the master or what lies over it
         home.node.buffer.multiple.update(range(run.first, run.first + run.count))
     for reader, runs in stale.items():
-        home.node.send(HostId(reader), Invalidate(tuple(runs)))
+        home.node.send(HostId(reader), Invalidate(tuple(sorted(runs))))
     if host != HOME:
-        _send_grant(home, transaction, granted, multiple)
+        _send_grant(home, transaction, granted, multiple, direct)
         return
     for run in raised:
         _raise_own(home, run)
     if transaction.fetch:
         home.node.granted(transaction.fetch)
+
+
+def _decide_delivered(
+    home: Home, transaction: Transaction, stale: dict[int, list[Run]]
+) -> tuple[Direct, ...]:
+    """Pages whose data goes to the requester from another host; as they are granted."""
+    entries = home.directory.entries
+    for run in transaction.direct:
+        for span in entries.runs(run.first, run.count):
+            if run.access == Access.READ:
+                entry = dir_.copy_added(span.value, transaction.host)
+            else:
+                if span.value < 0:
+                    _add_stale(home, stale, span.value, transaction.host, span.first, span.count)
+                entry = dir_.exclusive(transaction.host)
+            entries.set(span.first, span.count, entry)
+    return tuple(
+        run._replace(access=Access.READ if run.access == Access.READ else Access.WRITE)
+        for run in sorted(transaction.direct)
+    )
+
+
+def _not_delivered(transaction: Transaction) -> list[Run]:
+    left = [*transaction.needs, *transaction.extra]
+    for run in transaction.direct:
+        left = without(left, run.first, run.count)
+    return left
+
+
+def grant_delivered(home: Home, transaction: Transaction) -> None:
+    """A request is refused: its host gets what has been sent to it all the same."""
+    stale: dict[int, list[Run]] = {}
+    direct = _decide_delivered(home, transaction, stale)
+    for reader, runs in stale.items():
+        home.node.send(HostId(reader), Invalidate(tuple(sorted(runs))))
+    if direct:
+        home.node.send(transaction.host, Grant(transaction.fetch, (), b"", False, (), direct))
 
 
 def _raise_own(home: Home, run: Run) -> None:
@@ -125,8 +165,10 @@ def _by_policy(home: Home, transaction: Transaction, run: Run) -> list[_Decided]
         return [_Decided(*span, False) for span in spans]
     decided: list[_Decided] = []
     for span in spans:
-        rule = RULES[Want.WRITE, holding(span.value, transaction.host)]
-        moves = rule.becomes == dir_.REQUESTERS
+        kind = holding(span.value, transaction.host)
+        # Not where home would lack the master copy.
+        here = kind not in dir_.AWAY and kind != Holding.AWAY_COPY
+        moves = RULES[Want.WRITE, kind].becomes == dir_.REQUESTERS and here
         for page in range(span.first, span.first + span.count):
             multiple = moves and policy.make_multiple(page)
             last = decided[-1] if decided else None
@@ -160,6 +202,7 @@ def _send_grant(
     transaction: Transaction,
     granted: list[tuple[Run, Content]],
     multiple: list[Run],
+    direct: tuple[Direct, ...],
 ) -> None:
     """Home's copies are frozen, so they are read now, a message's worth at a time."""
     node, host, fetch = home.node, transaction.host, transaction.fetch
@@ -181,5 +224,5 @@ def _send_grant(
                 node.send(host, Grant(fetch, tuple(parts), b"".join(chunks), False))
                 parts, chunks, room = [], [], TRANSFER_PAGES_MAX
         node.counters["pages_sent"] += run.count
-    last = Grant(fetch, tuple(parts), b"".join(chunks), True, tuple(multiple))
+    last = Grant(fetch, tuple(parts), b"".join(chunks), True, tuple(multiple), direct)
     node.send(host, last)

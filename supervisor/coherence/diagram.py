@@ -18,6 +18,8 @@ _STATE: Final[dict[Holding, str]] = {
     Holding.OTHER: "Exclusive",
     Holding.COPY: "Shared",
     Holding.SHARED: "Shared",
+    Holding.AWAY_COPY: "SharedAway",
+    Holding.AWAY: "SharedAway",
     Holding.MANY_COPY: "MultipleWriter",
     Holding.MANY: "MultipleWriter",
 }

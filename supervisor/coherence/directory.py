@@ -2,10 +2,10 @@
 """Home's directory: who holds each page, and what a request makes of that.
 
 A page is *exclusive* at one host (the only one that may write it, and the only
-one with current data), *shared* (home's data is current; a set of hosts may
-read it) or *multiple-writer* (home has the master copy; a set of hosts have
-copies that they may read, and write once they have made a twin). A page that
-nobody has asked for is exclusive at home.
+one with current data), *shared* (a set of hosts may read it; if home is not among
+them, its data is old, and theirs is current) or *multiple-writer* (home has the
+master copy; a set of hosts have copies that they may read, and write once they
+have made a twin). A page that nobody has asked for is exclusive at home.
 
 `RULES` is the protocol's transition table; home walks it and nothing else
 decides. The diagram of states in the documentation is made from it.
@@ -22,9 +22,9 @@ from supervisor.coherence.pages import PageMap, Span, Valued
 from supervisor.units import HOME, HostId
 
 # A page's entry is one integer: the host that holds it exclusively, or, when
-# negative, minus the bit set of the hosts that may read it (bit 0, home, is
-# always in it: home's data is current), or MULTIPLE plus the bit set of the
-# hosts that have copies of a multiple-writer page (bit 0 again always in it).
+# negative, minus the bit set of the hosts that may read it (bit 0, home, is in it
+# when home's data is current), or MULTIPLE plus the bit set of the hosts that have
+# copies of a multiple-writer page (bit 0 always in it).
 EXCLUSIVE_AT_HOME: Final = int(HOME)
 MULTIPLE: Final = 1 << 62
 
@@ -34,8 +34,22 @@ def exclusive(host: HostId) -> int:
 
 
 def shared(hosts: int) -> int:
-    """Entry of a page that the hosts of this bit set may read."""
+    """Entry of a page that home and the hosts of this bit set may read."""
     return -(hosts | 1) if hosts & ~1 else EXCLUSIVE_AT_HOME
+
+
+def shared_away(hosts: int) -> int:
+    """Entry of a page that the hosts of this bit set, none of them home, may read."""
+    assert hosts and not hosts & 1
+    return -hosts
+
+
+def source_of(entry: int) -> HostId:
+    """The host with current data of a page that home does not have."""
+    if entry > 0:
+        return HostId(entry)
+    hosts = -entry
+    return HostId((hosts & -hosts).bit_length() - 1)
 
 
 def sharers(entry: int) -> int:
@@ -52,7 +66,7 @@ def copy_added(entry: int, host: HostId) -> int:
     """The entry with one more host that may read the page."""
     if entry >= MULTIPLE:
         return entry | 1 << host
-    return shared((sharers(entry) if entry < 0 else 1) | 1 << host)
+    return -(sharers(entry) | 1 << host) if entry < 0 else shared(1 << host)
 
 
 class Holding(Enum):
@@ -63,6 +77,8 @@ class Holding(Enum):
     OTHER = "exclusive at a third host"
     COPY = "shared, the requester has a copy"
     SHARED = "shared, the requester has none"
+    AWAY_COPY = "shared without home, the requester has a copy"
+    AWAY = "shared without home, the requester has none"
     MANY_COPY = "multiple-writer, the requester has a copy"
     MANY = "multiple-writer, the requester has none"
 
@@ -82,16 +98,20 @@ def holding(entry: int, host: HostId) -> Holding:
         if entry == host:
             return Holding.MINE
         return Holding.HOME if entry == HOME else Holding.OTHER
-    return Holding.COPY if sharers(entry) >> host & 1 else Holding.SHARED
+    hosts = sharers(entry)
+    if hosts & 1:
+        return Holding.COPY if hosts >> host & 1 else Holding.SHARED
+    return Holding.AWAY_COPY if hosts >> host & 1 else Holding.AWAY
 
 
 class Rule(NamedTuple):
     """What a request does to a page.
 
     home_keeps: what home's own guest may keep, before the data is read.
-    owner_keeps: what the owner is asked to keep when it sends the data back (of
-        a multiple-writer page: what every holder is); the page is then looked
-        up again.
+    owner_keeps: what the owner (of a page shared without home: one of those that
+        have it) is asked to keep when it hands the data over, and of a
+        multiple-writer page what every holder is; where the data comes to home,
+        the page is then looked up again.
     content: what the grant carries; None when nothing need be told.
     becomes: the entry afterwards.
     invalidate: whether the other sharers are told to drop their copies.
@@ -117,6 +137,8 @@ RULES: Final[dict[tuple[Want, Holding], Rule]] = {
     (Want.READ, Holding.OTHER): Rule(None, _READ, _DATA, COPY_ADDED, False),
     (Want.READ, Holding.COPY): Rule(None, None, None, SAME, False),
     (Want.READ, Holding.SHARED): Rule(None, None, _DATA, COPY_ADDED, False),
+    (Want.READ, Holding.AWAY_COPY): Rule(None, None, None, SAME, False),
+    (Want.READ, Holding.AWAY): Rule(None, _READ, _DATA, COPY_ADDED, False),
     (Want.READ, Holding.MANY_COPY): Rule(None, None, None, SAME, False),
     (Want.READ, Holding.MANY): Rule(None, None, _DATA, COPY_ADDED, False),
     (Want.WRITE, Holding.MINE): Rule(None, None, None, SAME, False),
@@ -124,6 +146,8 @@ RULES: Final[dict[tuple[Want, Holding], Rule]] = {
     (Want.WRITE, Holding.OTHER): Rule(None, _NONE, _DATA, REQUESTERS, False),
     (Want.WRITE, Holding.COPY): Rule(_NONE, None, _HELD, REQUESTERS, True),
     (Want.WRITE, Holding.SHARED): Rule(_NONE, None, _DATA, REQUESTERS, True),
+    (Want.WRITE, Holding.AWAY_COPY): Rule(None, None, _HELD, REQUESTERS, True),
+    (Want.WRITE, Holding.AWAY): Rule(None, _NONE, _DATA, REQUESTERS, True),
     (Want.WRITE, Holding.MANY_COPY): Rule(None, None, None, SAME, False),
     (Want.WRITE, Holding.MANY): Rule(None, None, _DATA, COPY_ADDED, False),
     (Want.LOCK, Holding.MINE): Rule(None, None, None, SAME, False),
@@ -131,14 +155,29 @@ RULES: Final[dict[tuple[Want, Holding], Rule]] = {
     (Want.LOCK, Holding.OTHER): Rule(None, _NONE, _DATA, REQUESTERS, False),
     (Want.LOCK, Holding.COPY): Rule(_NONE, None, _HELD, REQUESTERS, True),
     (Want.LOCK, Holding.SHARED): Rule(_NONE, None, _DATA, REQUESTERS, True),
+    (Want.LOCK, Holding.AWAY_COPY): Rule(None, None, _HELD, REQUESTERS, True),
+    (Want.LOCK, Holding.AWAY): Rule(None, _NONE, _DATA, REQUESTERS, True),
     (Want.LOCK, Holding.MANY_COPY): Rule(_NONE, _NONE, _DATA, REQUESTERS, False),
     (Want.LOCK, Holding.MANY): Rule(_NONE, _NONE, _DATA, REQUESTERS, False),
 }
 
 
-def after_yield(entry: int, keeps: Access) -> int:
-    """Entry of a page when its owner's data has come back to home."""
-    return shared(1 << entry) if keeps == Access.READ else EXCLUSIVE_AT_HOME
+AWAY: Final = (Holding.OTHER, Holding.AWAY)
+"""Ways to stand to a page of which neither home nor the requester has current data."""
+
+
+def after_yield(entry: int, host: HostId, keeps: Access) -> int:
+    """Entry of a page when the data that `host` has has come to home."""
+    hosts = 1 << host if entry >= 0 else sharers(entry)
+    return shared(hosts if keeps == Access.READ else hosts & ~(1 << host))
+
+
+def after_delivery(entry: int, host: HostId, keeps: Access, requester: HostId) -> int:
+    """Entry when that data is on its way to the requester, which may not use it yet."""
+    hosts = 1 << host if entry >= 0 else sharers(entry)
+    if keeps == Access.NONE:
+        hosts &= ~(1 << host)
+    return shared_away(hosts) if hosts else exclusive(requester)
 
 
 T = TypeVar("T")

@@ -29,15 +29,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence import directory as dir_
+from supervisor.coherence.bus import BusOrder
 from supervisor.coherence.collect import collect, lower, yielded
-from supervisor.coherence.decide import decide
+from supervisor.coherence.decide import decide, grant_delivered
 from supervisor.coherence.directory import Directory
 from supervisor.coherence.messages import (
     Access,
     Applied,
+    AskBus,
     Fetch,
     Flush,
     Forget,
+    Forgotten,
+    FreeBus,
+    Halted,
     Message,
     PageDiff,
     Refused,
@@ -46,6 +51,7 @@ from supervisor.coherence.messages import (
 )
 from supervisor.coherence.order import FlushOrder
 from supervisor.coherence.pages import (
+    PageMap,
     Span,
     any_overlap,
     overlaps,
@@ -53,7 +59,7 @@ from supervisor.coherence.pages import (
     without,
 )
 from supervisor.coherence.policy import WINDOW_PAGES_MAX
-from supervisor.coherence.transaction import Recalling, Transaction
+from supervisor.coherence.transaction import Recalling, Transaction, without_direct
 from supervisor.coherence.transfer import (
     check_needs,
 )
@@ -73,12 +79,16 @@ class Home:
         self.active: dict[Transaction, None] = {}
         self.recalls: dict[int, Recalling] = {}
         self.order = FlushOrder(self)
+        self.bus = BusOrder(self)
         self._inboxes: dict[HostId, deque[Message]] = {host: deque() for host in node.others}
         self.recall_last = 0
         self._fetch_last: dict[int, int] = {}
+        self.forgetting: dict[HostId, deque[Span]] = {host: deque() for host in node.others}
+        """Discarded pages of which stores of before may still come from a host."""
         self.pinned: list[Transaction] = []  # wait until home's requesters release pages
         self._runnable: deque[Transaction] = deque()  # were handed a lock
         self.snapshots: dict[int, bytes] = {}  # pages as they came back to home
+        self.behind = PageMap(0)  # 1: not what its owner was granted is in home's memory
 
     # Requests ---------------------------------------------------------------
 
@@ -182,6 +192,10 @@ class Home:
             return
         if not transaction.cancelled:
             decide(self, transaction)
+        elif transaction.refuse:
+            # What was sent to it directly is nowhere else.
+            grant_delivered(self, transaction)
+            self.node.send(transaction.host, Refused(transaction.fetch))
         self._close(transaction)
 
     def _close(self, transaction: Transaction) -> None:
@@ -220,6 +234,10 @@ class Home:
         for page in self.node.policy.flushed(host, diffs, self.node.now_us):
             self.make_single(page)
 
+    def on_bus(self, host: HostId, message: Message) -> None:
+        """A host, home among them, asks for the bus, frees it, or stands still for another."""
+        self.bus.received(host, message)
+
     def surrenders(self, page: int) -> bool:
         """A transaction is taking every copy of this multiple-writer page away."""
         holder = self.directory.locks.get(page)
@@ -237,12 +255,15 @@ class Home:
         node, span = self.node, Span(first, count)
         entries = self.directory.runs(span)
         held_elsewhere = any(run.value != dir_.EXCLUSIVE_AT_HOME for run in entries)
+        stored_elsewhere = any(run.value >= dir_.MULTIPLE for run in entries)
         for recalling in self.recalls.values():
             recalling.discarded.append(span)
         cancelled = [txn for txn in self.active if any_overlap(txn.needs, (span,))]
         for transaction in self.active:
             if any_overlap(transaction.extra, (span,)):
                 self._drop_extra(transaction, span)
+            transaction.direct = without_direct(transaction.direct, first, count)
+        self.behind.set(first, count, 0)
         self.directory.entries.set(first, count, dir_.EXCLUSIVE_AT_HOME)
         node.pages.drop_pins(first, count)
         node.buffer.drop(first, count)
@@ -254,11 +275,18 @@ class Home:
         node.raise_access([run_of(first, count, Access.WRITE)])
         if held_elsewhere:
             for host in node.others:
-                node.send(host, Forget(PageNumber(first), count))
+                node.send(host, Forget(PageNumber(first), count, stored_elsewhere))
+                if stored_elsewhere:
+                    self.forgetting[host].append(span)
         for transaction in cancelled:
             self._cancel(transaction)
         node.unpinned()
         self.run()
+
+    def _forgotten(self, sender: HostId, message: Forgotten) -> None:
+        if not self.forgetting[sender]:
+            raise PeerError(f"host {sender} has forgotten pages, which nobody asked for")
+        self.forgetting[sender].popleft()
 
     def _drop_extra(self, transaction: Transaction, span: Span) -> None:
         for run in transaction.extra:
@@ -274,7 +302,10 @@ class Home:
         if transaction.cancelled:
             return
         transaction.cancelled = True
-        if transaction.host != HOME:
+        if any(recalling.direct and recalling.transaction is transaction
+               for recalling in self.recalls.values()) or transaction.direct:
+            transaction.refuse = True
+        elif transaction.host != HOME:
             self.node.send(transaction.host, Refused(transaction.fetch))
         elif transaction.fetch:
             self.node.refused(transaction.fetch)
@@ -288,8 +319,8 @@ class Home:
             else:
                 self.directory.stop_waiting(transaction, transaction.waits_for)
             self._close(transaction)
-        elif not transaction.pending:
-            self._close(transaction)
+        else:
+            self.progress(transaction)
 
 
 _HANDLERS: Final[dict[type[Message], Callable[..., None]]] = {
@@ -297,4 +328,8 @@ _HANDLERS: Final[dict[type[Message], Callable[..., None]]] = {
     Yielded: yielded,
     Flush: Home._flush_received,
     Applied: Home._applied,
+    Forgotten: Home._forgotten,
+    AskBus: Home.on_bus,
+    Halted: Home.on_bus,
+    FreeBus: Home.on_bus,
 }

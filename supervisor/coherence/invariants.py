@@ -74,25 +74,35 @@ def _check_page(nodes: Sequence[Node], home: Home, links: Links, page: int) -> N
         elif access == Access.NONE or entry == node.host or leaving:
             continue  # nothing here, or exclusive, or an old copy that a new one may follow
         elif node.host == HOME:
-            assert entry < 0 and access == Access.READ, where
+            assert entry < 0 and dir_.sharers(entry) & 1 and access == Access.READ, where
         else:
             recorded = (entry < 0 or many) and dir_.sharers(entry) >> node.host & 1
             assert recorded and access == Access.READ, f"{where} is unknown to home"
             if not many:  # else a grant that says so is on its way
-                _check_equal(nodes, node, page)
+                _check_equal(node, _current(nodes, entry, page), page)
 
 
 def check_copies(nodes: Sequence[Node]) -> None:
     """At rest every copy of a multiple-writer page is the master's equal."""
     for node in nodes:
         for page in node.buffer.multiple:
-            _check_equal(nodes, node, page)
+            _check_equal(node, nodes[HOME], page)
 
 
-def _check_equal(nodes: Sequence[Node], node: Node, page: int) -> None:
+def _current(nodes: Sequence[Node], entry: int, page: int) -> Node:
+    """A node with current data of a shared page: home, or the first that has got it."""
+    for node in nodes:
+        if dir_.sharers(entry) >> node.host & 1 and (
+            node.host == HOME or node.pages.access.get(page) != Access.NONE
+        ):
+            return node
+    raise AssertionError(f"nobody has page {page:#x}")
+
+
+def _check_equal(node: Node, other: Node, page: int) -> None:
     mine = node.memory.read(PageNumber(page), 1)
-    master = nodes[HOME].memory.read(PageNumber(page), 1)
-    assert mine == master, f"page {page:#x} at host {node.host} differs from home's"
+    theirs = other.memory.read(PageNumber(page), 1)
+    assert mine == theirs, f"page {page:#x} at host {node.host} differs from host {other.host}'s"
 
 
 def _is_leaving(node: Node, links: Links, page: int) -> bool:
@@ -120,9 +130,11 @@ def check_quiescent(nodes: Sequence[Node]) -> None:
         check_node(node)
         assert not node.fetching, f"host {node.host} still waits for {node.fetching}"
         assert not node.lowering
+        assert not node.bus.halting and node.bus.holder is None, "the bus is not free"
         assert not node.buffer.twins and not node.buffer.in_flight and not node.buffer.frozen
         if isinstance(node.side, Home):
             assert not node.side.active and not node.side.recalls
             assert not node.side.directory.locks and not node.side.directory.waiting
         else:
             assert not node.side.inbox and not node.side.deferred
+            assert not node.side.deliveries, f"host {node.host} keeps data nobody waits for"

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from supervisor.units import HostId, PageNumber
+from supervisor.units import HOME, HostId, PageNumber
 
 
 class Access(IntEnum):
@@ -134,7 +134,22 @@ class Tick(NamedTuple):
     now_us: int
 
 
-Event = Fault | Released | Cancelled | Received | Protected | Discarded | Serialize | BusLock | Tick
+class StoodStill(NamedTuple):
+    """The `StandStill` effect is in force: no guest thread of this host runs."""
+
+
+Event = (
+    Fault
+    | Released
+    | Cancelled
+    | Received
+    | Protected
+    | Discarded
+    | Serialize
+    | BusLock
+    | Tick
+    | StoodStill
+)
 
 # Effects ----------------------------------------------------------------------
 
@@ -193,7 +208,19 @@ class WakeAt(NamedTuple):
     now_us: int
 
 
-Effect = Protect | Send | Resume | Retry | Arm | WakeAt
+class StandStill(NamedTuple):
+    """Let no guest thread of this host execute, then step `StoodStill`.
+
+    Another host has the bus lock. Threads in a system call may stay there, but
+    do not return from it until `GoOn`.
+    """
+
+
+class GoOn(NamedTuple):
+    """The bus is free: guest threads may execute again."""
+
+
+Effect = Protect | Send | Resume | Retry | Arm | WakeAt | StandStill | GoOn
 
 
 # Messages between hosts ---------------------------------------------------------
@@ -209,6 +236,7 @@ class Content(IntEnum):
     DATA = 0  # the next pages of the message's data
     ZERO = 1  # all zeros, not sent
     HELD = 2  # the receiver's own copy is the current one
+    DIRECT = 3  # sent to the host that the recall named, not in this message
 
 
 class Part(NamedTuple):
@@ -218,6 +246,16 @@ class Part(NamedTuple):
     count: int  # type: ignore[assignment]
     access: Access
     content: Content
+
+
+class Direct(NamedTuple):
+    """Pages of a grant whose contents another host has sent, under a recall's number."""
+
+    first: PageNumber
+    count: int  # type: ignore[assignment]
+    access: Access
+    source: HostId
+    recall: int
 
 
 class PageDiff(NamedTuple):
@@ -258,6 +296,7 @@ class Grant(Message, frozen=True, array_like=True, tag_field="t", tag="grant"):
     multiple: tuple[Run, ...] = ()
     """Runs of this grant that are multiple-writer: a copy of the master, readable;
     the host makes a twin when it first stores into one."""
+    direct: tuple[Direct, ...] = ()
 
 
 class Refused(Message, frozen=True, array_like=True, tag_field="t", tag="refused"):
@@ -267,20 +306,37 @@ class Refused(Message, frozen=True, array_like=True, tag_field="t", tag="refused
 
 
 class Recall(Message, frozen=True, array_like=True, tag_field="t", tag="recall"):
-    """Home -> exclusive owner: send the data back, keep only each run's access.
+    """Home -> a host with current data: hand it over, keep only each run's access.
 
-    `optional` runs are left out of the answer if they are pinned.
+    The data goes to home, or directly to the host `to` whose request `fetch` it is
+    for. `optional` runs are left out of the answer if they are pinned.
     """
 
     recall: int
     needs: tuple[Run, ...]
     optional: tuple[Run, ...]
+    to: HostId = HOME
+    fetch: int = 0
 
 
 class Yielded(Message, frozen=True, array_like=True, tag_field="t", tag="yielded"):
     """Former owner -> home: the answer to one recall."""
 
     recall: int
+    parts: tuple[Part, ...]
+    data: bytes
+
+
+class Delivery(Message, frozen=True, array_like=True, tag_field="t", tag="delivery"):
+    """Former owner -> requester: the data of one recall, sent before the answer to home.
+
+    Of no use by itself: its place in home's order is that of the grant that names
+    the recall. Home sends that one after it has the owner's answer, so that it
+    comes after every decision of home's that the owner had handled.
+    """
+
+    recall: int
+    fetch: int
     parts: tuple[Part, ...]
     data: bytes
 
@@ -292,10 +348,19 @@ class Invalidate(Message, frozen=True, array_like=True, tag_field="t", tag="inva
 
 
 class Forget(Message, frozen=True, array_like=True, tag_field="t", tag="forget"):
-    """Home -> all: the contents of these pages are gone."""
+    """Home -> all: the contents of these pages are gone.
+
+    With `answer`, some of them were multiple-writer: stores of before may be on
+    their way to home, up to the host's `Forgotten`.
+    """
 
     first: PageNumber
     count: int
+    answer: bool = False
+
+
+class Forgotten(Message, frozen=True, array_like=True, tag_field="t", tag="forgotten"):
+    """Host -> home: the oldest `Forget` that asked for an answer is done."""
 
 
 class Flush(Message, frozen=True, array_like=True, tag_field="t", tag="flush"):
@@ -323,3 +388,27 @@ class Update(Message, frozen=True, array_like=True, tag_field="t", tag="update")
 
 class Applied(Message, frozen=True, array_like=True, tag_field="t", tag="applied"):
     """Holder -> home, where the policy acknowledges: the oldest update is laid in."""
+
+
+class AskBus(Message, frozen=True, array_like=True, tag_field="t", tag="ask_bus"):
+    """Host -> home: the global bus lock, for one bus-locked instruction."""
+
+
+class Halt(Message, frozen=True, array_like=True, tag_field="t", tag="halt"):
+    """Home -> the others: stand still and send what is in the store buffer."""
+
+
+class Halted(Message, frozen=True, array_like=True, tag_field="t", tag="halted"):
+    """Host -> home: it stands still, and all that it stored is visible to all."""
+
+
+class GrantBus(Message, frozen=True, array_like=True, tag_field="t", tag="grant_bus"):
+    """Home -> host: the bus is its own, the others stand still."""
+
+
+class FreeBus(Message, frozen=True, array_like=True, tag_field="t", tag="free_bus"):
+    """Host -> home: the instruction is done, its stores are visible to all."""
+
+
+class BusFreed(Message, frozen=True, array_like=True, tag_field="t", tag="bus_freed"):
+    """Home -> the others: the bus is free again."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from supervisor.coherence.bus import Bus
 from supervisor.coherence.flush import StoreBuffer
 from supervisor.coherence.home import Home
 from supervisor.coherence.messages import (
@@ -40,6 +41,7 @@ from supervisor.coherence.messages import (
     Run,
     Send,
     Serialize,
+    StoodStill,
     Tick,
 )
 from supervisor.coherence.pages import (
@@ -62,6 +64,7 @@ COUNTERS: Final = (
     "faults_write",
     "pages_fetched",
     "pages_sent",
+    "pages_direct",
     "flushes",
     "diffs_sent",
     "pages_made_multiple",
@@ -92,22 +95,29 @@ class Node:
     """The coherence protocol of one host.
 
     `hosts` is the number of hosts; `memory` is this host's guest memory, all
-    zeros at the start save at home. Steps raise PeerError when a peer breaks
-    the protocol; the node must then not be stepped again.
+    zeros at the start save at home. `paths` are the pairs of hosts other than home,
+    each in both orders, between which page data can go directly. Steps raise PeerError
+    when a peer breaks the protocol; the node must then not be stepped again.
     """
 
     def __init__(
-        self, host: HostId, hosts: int, memory: Memory, policy: str = "single-writer"
+        self,
+        host: HostId,
+        hosts: int,
+        memory: Memory,
+        policy: str = "single-writer",
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
     ) -> None:
         if policy not in POLICIES:
             raise ValueError(f"unknown policy {policy}")
-        self.host, self.hosts, self.memory = host, hosts, memory
+        self.host, self.hosts, self.memory, self.paths = host, hosts, memory, paths
         self.policy = POLICIES[policy]()
         self.others = tuple(HostId(other) for other in range(hosts) if other != host)
         self.pages = LocalPages(Access.WRITE if host == HOME else Access.NONE)
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self.fetching: dict[int, Fetching] = {}
         self.buffer = StoreBuffer(self, armed=self.policy.always_armed)
+        self.bus = Bus(self)
         self.side: Home | Remote = Home(self) if host == HOME else Remote(self)
         self.lowering = 0
         """Protections that take something from the guest and are not yet in force."""
@@ -156,7 +166,7 @@ class Node:
         self._forget_requester(event.requester)
         demand = Demand(_checked(event.needs), event.ahead, False)
         self._count(demand)
-        self._serve(event.requester, demand)
+        self.serve(event.requester, demand)
 
     def _serialize(self, event: Serialize) -> None:
         self._forget_requester(event.requester)
@@ -164,7 +174,7 @@ class Node:
 
     def _bus_lock(self, event: BusLock) -> None:
         self._forget_requester(event.requester)
-        demand = Demand(_checked(event.needs), 0, True)
+        demand = Demand(_checked(event.needs), 0, not self.policy.locks_bus)
         self._fence(event.requester, partial(self._fenced_lock, demand))
 
     def _fence(self, requester: int, then: Callable[[int, int], None]) -> None:
@@ -176,20 +186,24 @@ class Node:
         """The requester's stores are visible to all."""
         if self._fencing.get(requester) == fence:
             del self._fencing[requester]
-            self.emit(Resume(requester))
+            if not self.bus.hold_back(requester, None):
+                self.emit(Resume(requester))
 
     def _fenced_lock(self, demand: Demand, requester: int, fence: int) -> None:
         if self._fencing.get(requester) == fence:
             del self._fencing[requester]
             self._count(demand)
-            self._serve(requester, demand)
+            if self.policy.locks_bus:
+                self.bus.ask(requester, demand)
+            else:
+                self.serve(requester, demand)
 
     def _count(self, demand: Demand) -> None:
         if not self.pages.satisfied(demand.needs):
             writes = any(need.access == Access.WRITE for need in demand.needs)
             self.counters["faults_write" if writes else "faults_read"] += 1
 
-    def _serve(self, requester: int, demand: Demand) -> None:
+    def serve(self, requester: int, demand: Demand) -> None:
         """Let the requester go on, or ask home for what it needs."""
         if self.side.free(demand.needs) and self._admit(requester, demand):
             return
@@ -237,6 +251,8 @@ class Node:
         if busy:
             self._local[requester] = demand
             return True
+        if self.bus.hold_back(requester, demand):
+            return True
         for page in stores:
             self.buffer.dirty(page)
             self.raise_access([run_of(page, 1, Access.WRITE)])
@@ -272,6 +288,7 @@ class Node:
     def _unpin(self, requester: int) -> None:
         if self.pages.pins.pop(requester, None) is not None:
             self.unpinned()
+        self.bus.forget(requester)
 
     def _received(self, event: Received) -> None:
         if event.sender == self.host or not 0 <= event.sender < self.hosts:
@@ -286,7 +303,7 @@ class Node:
         if self._local:
             waiting, self._local = self._local, {}
             for requester, demand in waiting.items():
-                self._serve(requester, demand)
+                self.serve(requester, demand)
         self.side.run()
 
     def _discarded(self, event: Discarded) -> None:
@@ -298,6 +315,11 @@ class Node:
     def _tick(self, event: Tick) -> None:
         self.now_us = max(self.now_us, event.now_us)
         self.buffer.tick()
+        if isinstance(self.side, Home):
+            self.side.bus.run()
+
+    def _stood_still(self, event: StoodStill) -> None:
+        self.bus.stood_still()
 
     # For the two sides ----------------------------------------------------------
 
@@ -350,6 +372,11 @@ class Node:
         """Pins are gone: whatever waited for them goes on."""
         self.buffer.released()
         self.side.released()
+        self.bus.run()
+
+    def has_asked(self, fetch: int) -> bool:
+        """Whether a request of this number was ever made."""
+        return 0 < fetch <= self._fetch_last
 
     def granted(self, fetch: int) -> None:
         """All needs of a request are here: its requesters go on."""
@@ -360,15 +387,20 @@ class Node:
     def refused(self, fetch: int) -> None:
         """Pages of a request were discarded: its requesters try again."""
         for requester in self.fetching.pop(fetch).waiters:
-            self.emit(Retry(requester))
+            self._retry(requester)
 
     def retry_overlapping(self, span: Span) -> None:
         """Requesters that wait for a page of the span try again."""
-        for waiters in (self._local, *(fetching.waiters for fetching in self.fetching.values())):
+        fetched = (fetching.waiters for fetching in self.fetching.values())
+        for waiters in (self._local, self.bus.waiting, *fetched):
             for requester, demand in list(waiters.items()):
                 if any_overlap(demand.needs, (span,)):
                     del waiters[requester]
-                    self.emit(Retry(requester))
+                    self._retry(requester)
+
+    def _retry(self, requester: int) -> None:
+        self.emit(Retry(requester))
+        self.bus.forget(requester)
 
     def _collect_effects(self) -> list[Effect]:
         """`Arm` first, for it must be set before a dirty page can be written; then the
@@ -409,4 +441,5 @@ _HANDLERS: Final[dict[type, Callable[..., None]]] = {
     Serialize: Node._serialize,
     BusLock: Node._bus_lock,
     Tick: Node._tick,
+    StoodStill: Node._stood_still,
 }

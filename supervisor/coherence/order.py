@@ -85,13 +85,18 @@ class FlushOrder:
             node.lower(runs, self._protected)
 
     def _current(self, host: HostId, message: Flush) -> list[PageDiff]:
-        """The diffs of pages that the host still has; the others were discarded."""
+        """The diffs of pages that the host still has; the others were discarded.
+
+        It may have got a page anew by a request that was older than the flush.
+        """
         entries = self._home.directory.entries
+        gone = self._home.forgetting.get(host, ())
         return [
             diff
             for diff in message.diffs
             if (entry := entries.get(diff.page)) >= dir_.MULTIPLE
             and dir_.sharers(entry) >> host & 1
+            and not any(span.first <= diff.page < span.first + span.count for span in gone)
         ]
 
     def _protected(self) -> None:

@@ -78,6 +78,7 @@ class SingleWriter:
 
     always_armed = False
     acknowledges = False
+    locks_bus = False
     watches = False
     """Whether `bounced` wants to be told of pages that change hands."""
 
@@ -263,12 +264,14 @@ class Paper(SingleWriter):
     """The algorithm as published, to measure the others against.
 
     Every page that two hosts share and one writes is multiple-writer, each
-    synchronization instruction traps and flushes, and a flush is answered only
-    when all holders have laid it in.
+    synchronization instruction traps and flushes, a flush is answered only when
+    all holders have laid it in, and during each bus-locked instruction the other
+    hosts stand still.
     """
 
     always_armed = True
     acknowledges = True
+    locks_bus = True
     watches = True
 
     def make_multiple(self, page: int) -> bool:

@@ -23,12 +23,18 @@ from typing import TYPE_CHECKING, Final
 from supervisor.coherence.messages import (
     Access,
     Applied,
+    BusFreed,
     Content,
+    Delivery,
+    Direct,
     Fetch,
     Flush,
     Flushed,
     Forget,
+    Forgotten,
     Grant,
+    GrantBus,
+    Halt,
     Invalidate,
     Message,
     PageDiff,
@@ -42,7 +48,7 @@ from supervisor.coherence.messages import (
 from supervisor.coherence.pages import Span, any_overlap, append_run, covers, run_of, without
 from supervisor.coherence.transfer import check_needs, check_parts, pack, pages_in, unpack
 from supervisor.errors import PeerError
-from supervisor.units import HOME, HostId
+from supervisor.units import HOME, PAGE_SIZE, HostId
 
 if TYPE_CHECKING:
     from supervisor.coherence.node import Node
@@ -55,6 +61,10 @@ class Remote:
         self.node = node
         self.inbox: deque[Message] = deque()
         self.deferred: list[Recall] = []
+        self.deliveries: dict[tuple[HostId, int], Delivery] = {}
+        """By sender and recall: data that no grant has named yet.
+
+        Invariant: each is for an open request, and no page is there twice for one."""
 
     def free(self, needs: tuple[Run, ...]) -> bool:
         """A new pin keeps nobody waiting: home has asked none of these pages back."""
@@ -81,10 +91,35 @@ class Remote:
         self.node.send(HOME, Flush(self.node.buffer.sent(diffs), tuple(diffs)))
 
     def received(self, sender: HostId, message: Message) -> None:
-        if sender != HOME or type(message) not in _HANDLERS:
+        if type(message) is Delivery and (sender, self.node.host) in self.node.paths:
+            self._delivered(sender, message)
+        elif sender != HOME or type(message) not in _HANDLERS:
             raise PeerError(f"host {sender} sent a {type(message).__name__}")
-        self.inbox.append(message)
+        else:
+            self.inbox.append(message)
         self.run()
+
+    def _delivered(self, sender: HostId, message: Delivery) -> None:
+        """Keep data until its grant comes; a request may be over before it is here."""
+        node, fetching = self.node, self.node.fetching.get(message.fetch)
+        check_parts(message.parts, message.data)
+        if fetching is None:
+            if not node.has_asked(message.fetch):
+                raise PeerError(f"host {sender} answers request {message.fetch}, never made")
+            return
+        runs = [run_of(part.first, part.count, Access.READ) for part in message.parts]
+        for other in self.deliveries.values():
+            if other.fetch == message.fetch and any_overlap(
+                runs, [Span(part.first, part.count) for part in other.parts]
+            ):
+                raise PeerError(f"host {sender} sends pages that are here already")
+        if not all(covers(fetching.asked, (run,)) for run in runs):
+            raise PeerError(f"host {sender} sends pages that nobody asked for")
+        self.deliveries[sender, message.recall] = message
+
+    def _forget_deliveries(self, fetch: int) -> None:
+        for key in [key for key, kept in self.deliveries.items() if kept.fetch == fetch]:
+            del self.deliveries[key]
 
     def run(self) -> None:
         """Handle home's messages until one has to wait."""
@@ -109,7 +144,12 @@ class Remote:
         if fetching is None:
             raise PeerError(f"home answers request {message.fetch}, which is not open")
         check_parts(message.parts, message.data)
+        if not all((run.source, run.recall) in self.deliveries for run in message.direct):
+            return False  # the owner sent them before home heard of it: they are near
         raised: list[Run] = []
+        for direct in message.direct:
+            self._use(fetching.asked, message.fetch, direct)
+            append_run(raised, direct.first, direct.count, direct.access)
         for part, data in unpack(message.parts, message.data):
             self._check_grant(fetching.asked, part)
             if part.content != Content.HELD:
@@ -122,8 +162,27 @@ class Remote:
         for run in message.multiple:
             self._become_multiple(fetching.asked, run)
         if message.final:
+            self._forget_deliveries(message.fetch)
             node.granted(message.fetch)
         return True
+
+    def _use(self, asked: tuple[Run, ...], fetch: int, run: Direct) -> None:
+        """Put delivered pages that home has granted into memory."""
+        node, delivery = self.node, self.deliveries[run.source, run.recall]
+        self._check_grant(asked, Part(run.first, run.count, run.access, Content.DATA))
+        end, found = run.first + run.count, 0
+        for part, data in unpack(delivery.parts, delivery.data):
+            low, high = max(part.first, run.first), min(part.first + part.count, end)
+            if low < high:
+                at = (low - part.first) * PAGE_SIZE
+                node.install(low, high - low, data and data[at : at + (high - low) * PAGE_SIZE])
+                found += high - low
+        if found != run.count or delivery.fetch != fetch:
+            raise PeerError(f"host {run.source} did not send all of pages {run.first:#x}")
+        node.counters["pages_fetched"] += run.count
+        node.counters["pages_direct"] += run.count
+        if run.access == Access.WRITE:
+            node.pages.touched.set(run.first, run.count, 1)
 
     def _become_multiple(self, asked: tuple[Run, ...], run: Run) -> None:
         spans = self.node.pages.access.runs(run.first, run.count)
@@ -147,16 +206,19 @@ class Remote:
     def _refused(self, message: Refused) -> bool:
         if message.fetch not in self.node.fetching:
             raise PeerError(f"home refuses request {message.fetch}, which is not open")
+        self._forget_deliveries(message.fetch)
         self.node.refused(message.fetch)
         return True
 
     def _recall(self, message: Recall) -> bool:
-        check_needs(tuple(_wanting(message.needs)))
+        check_needs(tuple(_wanting(message.needs or message.optional)))
         for run in message.needs + message.optional:
             if not self._recallable(run):
                 raise PeerError(f"home recalls pages {run.first:#x}, which it cannot")
         if any_overlap(message.needs, self._deferred_runs()):
             raise PeerError("home recalls pages twice")
+        if message.to != HOME and (self.node.host, message.to) not in self.node.paths:
+            raise PeerError(f"home has pages sent to host {message.to}, to which there is no link")
         if not self._try_yield(message):
             self.deferred.append(message)
         return True
@@ -165,15 +227,15 @@ class Remote:
         return [run for recall in self.deferred for run in recall.needs + recall.optional]
 
     def _recallable(self, run: Run) -> bool:
-        """Exclusive here, or a multiple-writer copy that is to go altogether."""
+        """Exclusive or shared here, or a multiple-writer copy that is to go altogether."""
         multiple = self.node.buffer.multiple
         if multiple and run.access == Access.NONE:
             return all(
-                page in multiple or self.node.pages.access.get(page) == Access.WRITE
+                page in multiple or self.node.pages.access.get(page) != Access.NONE
                 for page in range(run.first, run.first + run.count)
             )
         return run.access != Access.WRITE and self.node.pages.allows(
-            run.first, run.count, Access.WRITE
+            run.first, run.count, Access.READ
         )
 
     def _try_yield(self, recall: Recall) -> bool:
@@ -199,7 +261,7 @@ class Remote:
         copies: list[Run] = []
         for run in sorted(asked):
             self._split(run, giving, copies)
-        self.node.lower(giving + copies, partial(self._yield, recall.recall, giving, copies))
+        self.node.lower(giving + copies, partial(self._yield, recall, giving, copies))
         self.node.freeze_dirty()
         for run in copies:
             buffer.multiple.difference_update(range(run.first, run.first + run.count))
@@ -214,7 +276,7 @@ class Remote:
             to = copies if page in self.node.buffer.multiple else giving
             append_run(to, page, 1, run.access)
 
-    def _yield(self, recall: int, giving: list[Run], copies: list[Run]) -> None:
+    def _yield(self, recall: Recall, giving: list[Run], copies: list[Run]) -> None:
         parts = [Part(run.first, run.count, run.access, Content.HELD) for run in copies]
         chunks: list[bytes] = []
         for run in giving:
@@ -222,7 +284,14 @@ class Remote:
             parts += got
             chunks.append(data)
         self.node.counters["pages_sent"] += pages_in(giving)
-        self.node.send(HOME, Yielded(recall, tuple(sorted(parts)), b"".join(chunks)))
+        data = b"".join(chunks)
+        if recall.to != HOME:
+            if parts:
+                delivery = Delivery(recall.recall, recall.fetch, tuple(parts), data)
+                self.node.send(recall.to, delivery)
+            parts = [Part(run.first, run.count, run.access, Content.DIRECT) for run in giving]
+            data = b""
+        self.node.send(HOME, Yielded(recall.recall, tuple(sorted(parts)), data))
 
     def _invalidate(self, message: Invalidate) -> bool:
         pages = self.node.pages
@@ -242,12 +311,16 @@ class Remote:
         node, span = self.node, Span(message.first, message.count)
         node.pages.drop_pins(span.first, span.count)
         node.buffer.drop(span.first, span.count)
+        if message.answer:
+            node.send(HOME, Forgotten())
         node.retry_overlapping(span)
         self.deferred = [
             Recall(
                 recall.recall,
                 tuple(without(recall.needs, span.first, span.count)),
                 tuple(without(recall.optional, span.first, span.count)),
+                recall.to,
+                recall.fetch,
             )
             for recall in self.deferred
         ]
@@ -261,6 +334,7 @@ class Remote:
             node.install(span.first, span.count, b"")
         waiting, self.deferred = self.deferred, []
         self.deferred = [recall for recall in waiting if not self._try_yield(recall)]
+        node.bus.run()
         return True
 
     def _flushed(self, message: Flushed) -> bool:
@@ -298,6 +372,21 @@ class Remote:
             self.node.send(HOME, Applied())
 
 
+    # The bus lock -------------------------------------------------------------------
+
+    def _halt(self, message: Halt) -> bool:
+        self.node.bus.halt()
+        return True
+
+    def _bus_granted(self, message: GrantBus) -> bool:
+        self.node.bus.granted()
+        return True
+
+    def _bus_freed(self, message: BusFreed) -> bool:
+        self.node.bus.freed()
+        return True
+
+
 def _nothing() -> None:
     """An invalidation only has to be in force before the next message."""
 
@@ -315,4 +404,7 @@ _HANDLERS: Final[dict[type[Message], Callable[..., bool]]] = {
     Forget: Remote._forget,
     Flushed: Remote._flushed,
     Update: Remote._update,
+    Halt: Remote._halt,
+    GrantBus: Remote._bus_granted,
+    BusFreed: Remote._bus_freed,
 }

@@ -9,10 +9,13 @@ from typing import Final
 from supervisor.coherence.directory import Holding, Want
 from supervisor.coherence.messages import (
     Access,
+    Direct,
     Run,
 )
 from supervisor.coherence.pages import (
     Span,
+    run_of,
+    without,
 )
 from supervisor.units import HostId
 
@@ -37,7 +40,9 @@ class Transaction:
     extra: list[Run] = field(default_factory=list)  # pages ahead, locked
     lower: list[Run] = field(default_factory=list)  # home's copies yet to be lowered
     pending: int = 0  # recalls and protections not yet answered
+    direct: list[Direct] = field(default_factory=list)  # data that goes to it directly
     cancelled: bool = False  # its pages were discarded
+    refuse: bool = False  # and its host is told when its direct data is granted
 
 
 @dataclass(eq=False, slots=True)
@@ -48,7 +53,21 @@ class Recalling:
     transaction: Transaction
     needs: tuple[Run, ...]
     optional: tuple[Run, ...]
+    direct: bool = False  # to the transaction's host, not to home
+    watched: frozenset[int] = frozenset()  # pages whose changes the policy wants to be told of
     discarded: list[Span] = field(default_factory=list)
+
+
+def without_direct(runs: list[Direct], first: int, count: int) -> list[Direct]:
+    """The runs less the pages of [first, first + count)."""
+    left: list[Direct] = []
+    for run in runs:
+        as_run = run_of(run.first, run.count, run.access)
+        left += (
+            run._replace(first=part.first, count=part.count)
+            for part in without((as_run,), first, count)
+        )
+    return left
 
 
 def wanted(transaction: Transaction, access: Access) -> Want:

@@ -16,11 +16,20 @@ import msgspec
 from supervisor.coherence.diff import check_diff
 from supervisor.coherence.messages import (
     Applied,
+    AskBus,
+    BusFreed,
+    Content,
+    Delivery,
     Fetch,
     Flush,
     Flushed,
     Forget,
+    Forgotten,
+    FreeBus,
     Grant,
+    GrantBus,
+    Halt,
+    Halted,
     Invalidate,
     Message,
     Recall,
@@ -41,12 +50,20 @@ AnyMessage = (
     | Refused
     | Recall
     | Yielded
+    | Delivery
     | Invalidate
     | Forget
+    | Forgotten
     | Flush
     | Flushed
     | Update
     | Applied
+    | AskBus
+    | Halt
+    | Halted
+    | GrantBus
+    | FreeBus
+    | BusFreed
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -94,12 +111,22 @@ def _fetch(message: Fetch) -> None:
     check_needs(message.needs)
 
 
-def _with_parts(message: Grant | Yielded) -> None:
+def _with_parts(message: Grant | Yielded | Delivery) -> None:
     _positive(message.fetch if isinstance(message, Grant) else message.recall)
     _check_spans(tuple(Run(part.first, part.count, part.access) for part in message.parts))
     check_parts(message.parts, message.data)
     if isinstance(message, Grant):
         _check_ascending(message.multiple)
+        _check_ascending(tuple(Run(*direct[:3]) for direct in message.direct))
+        _positive(0, *(min(direct.source, direct.recall) for direct in message.direct))
+    if not isinstance(message, Yielded) and any(
+        part.content == Content.DIRECT for part in message.parts
+    ):
+        raise PeerError("data that goes by another way twice")
+    if isinstance(message, Delivery):
+        _positive(message.fetch)
+        if any(part.content == Content.HELD for part in message.parts):
+            raise PeerError("a delivery of nothing")
 
 
 def _refused(message: Refused) -> None:
@@ -122,7 +149,7 @@ def _with_diffs(message: Flush | Update) -> None:
 
 
 def _recall(message: Recall) -> None:
-    _positive(message.recall)
+    _positive(message.recall, message.to, message.fetch)
     _check_ascending(message.needs)
     _check_ascending(message.optional)
 
@@ -142,11 +169,15 @@ _CHECKS: Final[dict[type[Message], Callable[..., None]]] = {
     Refused: _refused,
     Recall: _recall,
     Yielded: _with_parts,
+    Delivery: _with_parts,
     Invalidate: _invalidate,
     Forget: _forget,
     Flush: _with_diffs,
     Flushed: _flushed,
     Update: _with_diffs,
-    Applied: lambda message: None,
+    **dict.fromkeys(
+        (Applied, Forgotten, AskBus, Halt, Halted, GrantBus, FreeBus, BusFreed),
+        lambda message: None,
+    ),
 }
 assert set(_CHECKS) == set(get_args(AnyMessage)), "every kind of message has its check"

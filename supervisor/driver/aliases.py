@@ -58,6 +58,6 @@ class FileMappings:
 def _is_there(space: AddressSpace, mapping: _Mapping) -> bool:
     """Whether some of it may still be mapped."""
     return any(
-        area.name == mapping.name and area.kind in (Kind.FILE, Kind.NATIVE)
+        area.name == mapping.name and area.kind in (Kind.FILE, Kind.NATIVE, Kind.JOINT)
         for area in space.pieces(mapping.start, mapping.end)
     )

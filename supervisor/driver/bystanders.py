@@ -34,6 +34,13 @@ class Bystanders:
     def add(self, task: int) -> None:
         self.tasks.add(task)
 
+    def _born(self, child: int) -> None:
+        self.tasks.add(child)
+        if child in self._newborn:  # its own first stop came before its parent's
+            self._newborn.discard(child)
+            with contextlib.suppress(ptrace.TraceeGone):
+                ptrace.cont(child)
+
     def on_stop(self, stop: Stop) -> bool:
         """Let a bystander go on; False when the task is not one."""
         if stop.pid not in self.tasks:

@@ -30,6 +30,7 @@ from supervisor.coherence.messages import (
     Cancelled,
     Event,
     Fault,
+    GoOn,
     Protect,
     Protected,
     Received,
@@ -39,6 +40,8 @@ from supervisor.coherence.messages import (
     Run,
     Send,
     Serialize,
+    StandStill,
+    StoodStill,
     Tick,
     WakeAt,
 )
@@ -97,6 +100,7 @@ class Supervisor:
         names: list[str],
         policy: str,
         verbose: Callable[[str], None],
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
     ) -> None:
         self.host = host
         self.hosts = hosts
@@ -107,7 +111,7 @@ class Supervisor:
         self.memory = GuestMemory()
         self.control = ControlBlock()
         self.space = AddressSpace()
-        self.node = Node(host, hosts, self.memory, policy)
+        self.node = Node(host, hosts, self.memory, policy, paths)
         self.decoder = AccessDecoder()
         self.pager = SignalPager(self)
         self.pager_choice = "auto"
@@ -137,6 +141,10 @@ class Supervisor:
         """Threads that stood in a check of the armed byte, yet to be treated as trapped."""
         self._late: deque[Stop] = deque()
         """Stops that have been taken from the kernel and not handled yet."""
+        self.has_joint = False
+        """Elsewhere than at home: there may be memory that only home has (Kind.JOINT)."""
+        self.still = False
+        """Another host has the bus lock: no thread here may execute."""
         self.several_writers = policy != "single-writer" and hosts > 1
         self._next_tick = 0.0
         self.may_spin = False
@@ -241,6 +249,11 @@ class Supervisor:
                     self._ready.append((effect.requester, True))
                 elif kind is Arm:
                     self._arm(effect.armed)
+                elif kind is StandStill:
+                    self._stand_still()
+                    pending.append(StoodStill())
+                elif kind is GoOn:
+                    self._go_on()
                 else:
                     assert kind is WakeAt
                     self._wake_at(effect.now_us / 1e6)
@@ -270,7 +283,7 @@ class Supervisor:
         for thread in list(self.threads.values()):
             # A task that steps or runs a call for us is not at a check either; and one that
             # waits for a page at a checked instruction is looked at when it has the page.
-            busy = thread.stopped or thread.stepping or thread.paging
+            busy = thread.stopped or thread.stepping or thread.still or thread.paging
             if not busy and thread.operation is None:
                 self._out_of_check(thread)
 
@@ -300,6 +313,27 @@ class Supervisor:
                 self.resume(thread)
         except ptrace.TraceeGone:
             pass
+
+    def _stand_still(self) -> None:
+        """No thread executes the program's code until `_go_on` (see Thread.still)."""
+        self.still = True
+        for thread in list(self.threads.values()):
+            thread.still = True
+            # One in a call of its own kernel task does not execute; what it does with
+            # the result comes after its stop. One that exits need not be waited for.
+            if thread.stopped or thread.native is not None or thread.exited:
+                continue
+            if any(stop.pid == thread.task for stop in self._late):
+                continue
+            with contextlib.suppress(ptrace.TraceeGone):
+                ptrace.interrupt(thread.task)
+                self._late.append(self.next_stop(thread.task))  # it goes on later as from any
+
+    def _go_on(self) -> None:
+        self.still = False
+        for thread in list(self.threads.values()):
+            with contextlib.suppress(ptrace.TraceeGone):
+                thread.go_on()
 
     def catch(self, thread: Thread) -> bool:
         """Take a stopped thread that has read the armed byte to what it is a check for.
@@ -393,6 +427,7 @@ class Supervisor:
 
     def add_thread(self, tid: int, task: int, arch: Arch) -> Thread:
         thread = Thread(tid, task, next(self._requester_ids), self.actions, arch)
+        thread.still = self.still
         self.threads[task] = thread
         self._requesters[thread.requester] = thread
         return thread
@@ -602,12 +637,18 @@ class Supervisor:
     def page_fault(self, thread: Thread, address: int) -> bool:
         """Ask for what the faulting instruction needs; False when the fault is the program's."""
         area = self.space.find(address)
+        if area is None and self.grow(address):
+            self.resume(thread)
+            return True
         if area is None or not area.protection or area.kind is Kind.RESERVED:
             return False
         registers = thread.registers
         ranges = self._wanted(thread, address, area)
         if not ranges:
             return False
+        if self.has_joint and any(self.is_joint(start, length) for start, length, _ in ranges):
+            self.touches_joint(thread)
+            return True
         key = (registers.rip, address, registers.rsp, registers.rcx, registers.rax)
         if self.held.pop(thread.requester, None) is not None:
             self.step(Released(thread.requester))
@@ -619,6 +660,8 @@ class Supervisor:
             # Cured meanwhile by another thread's fault, or the access is more than decoded.
             thread.cured = thread.cured + 1 if key == thread.fault_key else 1
             thread.fault_key = key
+            if thread.cured == 2:
+                self.pager.protect(self.node.access_runs(PageNumber(address >> PAGE_SHIFT), 1))
             if thread.cured < 3:
                 self.resume(thread)
                 return True
@@ -640,6 +683,20 @@ class Supervisor:
         else:
             self.step(Fault(thread.requester, runs, ahead))
         return True
+
+    def is_joint(self, address: int, length: int) -> bool:
+        """Is any of these bytes memory that only home has?"""
+        return any(
+            area.kind is Kind.JOINT for area in self.space.overlapping(address, address + length)
+        )
+
+    def grow(self, address: int) -> bool:
+        """Extend an area that grows downwards to an address; False where there is none."""
+        return False
+
+    def touches_joint(self, thread: Thread) -> None:
+        """A thread elsewhere than home has touched memory that only home has."""
+        raise NotImplementedError
 
     def _wanted(
         self, thread: Thread, address: int, area: Area

@@ -21,7 +21,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from supervisor.arch.base import NO_CALL
-from supervisor.areas import Kind
+from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import Native, Steps, Wait
 from supervisor.syscalls.call import Acquire
@@ -41,6 +41,9 @@ CLONE_VFORK: Final = 0x00004000
 CLONE_SETTLS: Final = 0x00080000
 CLONE_PARENT_SETTID: Final = 0x00100000
 CLONE_CHILD_SETTID: Final = 0x01000000
+MADV_DONTFORK: Final = 10
+MADV_DOFORK: Final = 11
+MADV_WIPEONFORK: Final = 18
 COPY_PIECE: Final = 1 << 20
 
 
@@ -49,9 +52,23 @@ class Forks:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self.left_out = AddressSpace()
+        """What madvise(2) keeps from children."""
+        self.wiped = AddressSpace()
+        """What they get as zeros."""
         self._contexts: dict[int, tuple[bytes, bytes, list[bytes]]] = {}
         """Registers, XSAVE state and descriptors of TLS that a vfork child begins with, by
         its parent's task."""
+
+    def advise(self, pieces: list[Area], advice: int) -> None:
+        """madvise(2) about what a forked child gets of a range."""
+        for piece in pieces:
+            if advice in (MADV_DONTFORK, MADV_WIPEONFORK):
+                chosen = self.left_out if advice == MADV_DONTFORK else self.wiped
+                chosen.add(piece)
+            else:
+                chosen = self.left_out if advice == MADV_DOFORK else self.wiped
+                chosen.remove(piece.start, piece.end)
 
     def fork(self, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
         """clone(2) without CLONE_THREAD; the arguments in the order of x86-64."""
@@ -79,6 +96,7 @@ class Forks:
             child = yield native  # `born` tells of the child, long before this returns
             self._contexts.pop(thread.task, None)
         else:
+            yield from home.joint.before_fork()
             copy = os.memfd_create("dsmsup-fork", os.MFD_CLOEXEC)
             try:
                 os.ftruncate(copy, ADDRESS_SPACE_SIZE)
@@ -138,6 +156,13 @@ class Forks:
                         fixed, opened, area.start,
                     )  # fmt: skip
             caller.must(inject.SYS_CLOSE, opened)
+            for area in self.wiped:
+                caller.must(
+                    inject.SYS_MMAP, area.start, area.end - area.start, area.protection,
+                    fixed | inject.MAP_ANONYMOUS, NO_CALL, 0,
+                )  # fmt: skip
+            for area in self.left_out:
+                caller.must(inject.SYS_MUNMAP, area.start, area.end - area.start)
             caller.must(  # its own armed byte: 0 for good
                 inject.SYS_MMAP, control.ARMED, 0x1000, inject.PROT_READ,
                 inject.MAP_PRIVATE | inject.MAP_FIXED | inject.MAP_ANONYMOUS, NO_CALL, 0,

@@ -27,6 +27,7 @@ from supervisor.driver.aliases import FileMappings
 from supervisor.driver.code import CodeMap, CodeObject
 from supervisor.driver.core import Supervisor
 from supervisor.driver.forks import Forks
+from supervisor.driver.joint import Joint
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
@@ -36,6 +37,8 @@ from supervisor.driver.messages import (
     ClockProbe,
     CodeLoaded,
     Departed,
+    Fenced,
+    LinkLost,
     Shutdown,
     SpecialCall,
     StartThread,
@@ -54,17 +57,24 @@ from supervisor.driver.untrapped import OneWriterAtATime
 from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError, GuestDied, PeerError
 from supervisor.program import check_header
 from supervisor.syscalls import handlers
-from supervisor.syscalls.handlers import clocks
+from supervisor.syscalls.handlers import clocks, memory
 from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES, is_plain
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
+from supervisor.tracee.maps import maps_max
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HOME, PAGE_SHIFT, HostId, PageNumber
 
+MAPS_SPARE: Final = 500
+"""Mappings of a process that are kept for the supervisor: it splits areas by pages."""
+
 TERMINATION_S: Final = 5.0
 """How long the program may take to end after dsmsup was sent SIGTERM."""
+
+LINK_LOST_S: Final = 1.0
+"""A host that lost another may just have heard sooner that the run, or that host, is over."""
 
 RESTART_CODES: Final = range(-516, -511)
 """ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (linux/errno.h)."""
@@ -84,22 +94,27 @@ class Home(Supervisor):
         cpus: list[int],
         policy: str,
         verbose: Callable[[str], None],
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
     ) -> None:
-        super().__init__(HOME, hosts, links, names, policy, verbose)
+        super().__init__(HOME, hosts, links, names, policy, verbose, paths)
         self.scratch = Scratch(X86_64)
         self.code = CodeMap(self._on_code)
         self.placement = Placement(cpus)
-        self.file_mappings = FileMappings()
         self.file_mappings = FileMappings()
         self.space_turns = Turns(self.wake)
         """Changes of the address space: one chooses a place and has it mapped before the next."""
         self.by_tid: dict[int, Thread] = {}
         self.forks = Forks(self)
+        self.joint = Joint(self)
+        self.growing = AddressSpace()
+        """MAP_GROWSDOWN areas."""
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
         self.bystanders = bystanders.Bystanders(self.newborn)
         self.synced: set[HostId] = set()
         """Hosts that have the area list; the others get it with their first thread."""
+        self.areas_max = maps_max() - MAPS_SPARE
+        """Beyond so many areas the program is told ENOMEM."""
         self.pid = 0
         self.pidfd = -1
         self.break_start = 0
@@ -403,7 +418,7 @@ class Home(Supervisor):
         if self.several_writers and not self.untrapped:
             self.verbose(f"{why}: no page has several writers from here on")
             self.untrapped = why
-            self.node.policy = OneWriterAtATime()
+            self.node.policy = OneWriterAtATime(self.node.policy)
 
     def stay_home(self, why: str) -> None:
         """The program does what works at home only: its threads come home, and stay."""
@@ -490,6 +505,8 @@ class Home(Supervisor):
             thread = self._thread_of(host, message.tid)
             if thread is not None:
                 self._came_home(thread, message)
+        elif isinstance(message, Fenced):
+            self.wake(("fence", message.number), None)
         elif isinstance(message, ClockProbe):
             answer = ClockAnswer(
                 message.asked_ns, time.monotonic_ns(), time.time_ns(), clocks.boot_id()
@@ -499,10 +516,17 @@ class Home(Supervisor):
             self.pass_on(message.number)
         elif isinstance(message, Trouble):
             raise DsmsupError(f"host {host} ({self.names[host]}): {message.reason}")
+        elif isinstance(message, LinkLost):
+            line = f"host {host} ({self.names[host]}) has lost its link: {message.why}"
+            self.events.at(time.monotonic() + LINK_LOST_S, lambda: self._link_lost(line))
         elif isinstance(message, Statistics):
             self.host_statistics[host] = message.counters
         else:
             raise PeerError(f"host {host} sent a message that only home sends")
+
+    def _link_lost(self, line: str) -> None:
+        if not self.finished:
+            self.fail(DsmsupError(line))
 
     def _visible(self, steps: Steps) -> Steps:
         """A call of a thread elsewhere: what is written for it here, it sees when it goes on."""
@@ -611,6 +635,14 @@ class Home(Supervisor):
         message = AreasChanged(removed, mapped, protected)
         for host in self.synced:
             self.send(host, message)
+
+    def forget_marks(self, start: int, end: int) -> None:
+        """What the program asked for about a range does not hold for the next mapping there."""
+        for marked in (self.growing, self.forks.left_out, self.forks.wiped):
+            marked.remove(start, end)
+
+    def grow(self, address: int) -> bool:
+        return memory.grow(self, address)
 
     def owns(self, start: int, end: int) -> bool:
         """Is every page of a range exclusive here?"""

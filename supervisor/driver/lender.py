@@ -33,6 +33,9 @@ from supervisor.driver.messages import (
     ClockProbe,
     CodeLoaded,
     Departed,
+    Fence,
+    Fenced,
+    LinkLost,
     Shutdown,
     SpecialCall,
     StartThread,
@@ -61,6 +64,17 @@ ARCH_SET_FS: Final = 0x1002
 CLOCK_PROBES: Final = 8
 
 
+class GoesHome(Exception):
+    """A thread's system call needs memory that only home has: the thread repeats it there."""
+
+
+def repeat(registers: ptrace.Registers, call_length: int) -> None:
+    """Have a thread make its system call anew, by an instruction of so many bytes."""
+    registers.rax = registers.orig_rax
+    registers.rip -= call_length
+    registers.orig_rax = NO_CALL
+
+
 class Lender(Supervisor):
     """Host 1 and up."""
 
@@ -72,8 +86,9 @@ class Lender(Supervisor):
         names: list[str],
         policy: str,
         verbose: Callable[[str], None],
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
     ) -> None:
-        super().__init__(host, hosts, links, names, policy, verbose)
+        super().__init__(host, hosts, links, names, policy, verbose, paths)
         self.by_tid: dict[int, Thread] = {}
         self.traps = TrapMap()
         self.migrate = True
@@ -101,6 +116,8 @@ class Lender(Supervisor):
     # Threads ------------------------------------------------------------------------------
 
     def on_control(self, host: HostId, message: AnyControl) -> None:
+        if host != HOME:
+            raise PeerError(f"host {host} sent a message that only home sends")
         if isinstance(message, CallDone):
             thread = self.by_tid.get(message.tid)
             operation = None if thread is None else thread.native
@@ -116,6 +133,8 @@ class Lender(Supervisor):
             )
         elif isinstance(message, StartThread):
             self._start_thread(message)
+        elif isinstance(message, Fence):
+            self.send(HOME, Fenced(message.number))
         elif isinstance(message, BringHome):
             thread = self.by_tid.get(message.tid)
             if thread is not None:
@@ -177,6 +196,12 @@ class Lender(Supervisor):
         else:
             self._bring_home(thread)
         return True
+
+    def touches_joint(self, thread: Thread) -> None:
+        if thread.stopped:
+            self._leave(thread)
+        else:
+            self._bring_home(thread)
 
     def _bring_home(self, thread: Thread) -> None:
         if not thread.leaving:
@@ -263,9 +288,10 @@ class Lender(Supervisor):
     def _areas_changed(self, message: AreasChanged) -> None:
         calls: list[tuple[int, ...]] = []
         for start, end in message.removed:
-            for piece in self.space.remove(start, end):
-                calls.append((inject.SYS_MUNMAP, piece.start, piece.end - piece.start))
-                self.pager.forget(piece.start, piece.end)
+            self._check_area(Area(start, end, 0))
+            if self.space.remove(start, end):
+                calls.append((inject.SYS_MUNMAP, start, end - start))
+                self.pager.forget(start, end)
         if calls:
             self.agent.check(calls)
         for area in message.mapped:
@@ -277,6 +303,19 @@ class Lender(Supervisor):
             self.space.add(area)
         self.pager.apply(message.protected)
         self.decoder.forget()
+        joint = [a for a in (*message.mapped, *message.protected) if a.kind is Kind.JOINT]
+        if joint:
+            self.has_joint = True
+            for thread in list(self.threads.values()):
+                if any(self._waits_in(thread, area) for area in joint):
+                    self.touches_joint(thread)
+
+    @staticmethod
+    def _waits_in(thread: Thread, area: Area) -> bool:
+        if thread.paging:
+            return area.start <= thread.fault_address < area.end
+        key = thread.fault_key
+        return bool(thread.waiting and key and area.start <= key[1] < area.end)
 
     @staticmethod
     def _check_area(area: Area) -> None:
@@ -351,6 +390,22 @@ class Lender(Supervisor):
             ptrace.get_registers(thread.task, thread.registers)  # its segment bases
         return value
 
+    def check(self, address: int, length: int, access: Access) -> bool:
+        if self.has_joint and self.is_joint(address, length):
+            raise GoesHome
+        return super().check(address, length, access)
+
+    def advance(self, operation: Operation, value: Any) -> None:
+        try:
+            super().advance(operation, value)
+        except GoesHome:
+            thread = operation.thread
+            self.abandon(operation)
+            repeat(thread.registers, thread.arch.call_length)
+            with contextlib.suppress(ptrace.TraceeGone):
+                ptrace.set_registers(thread.task, thread.registers)
+                self._leave(thread)
+
     def _special(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         payload = b""
         xstate = b""
@@ -388,11 +443,10 @@ class Lender(Supervisor):
             return
         registers = thread.registers
         if value in RESTART_CODES:
-            registers.rax = registers.orig_rax
-            registers.rip -= thread.arch.call_length
+            repeat(registers, thread.arch.call_length)
         else:
             registers.rax = value & 0xFFFF_FFFF_FFFF_FFFF
-        registers.orig_rax = NO_CALL
+            registers.orig_rax = NO_CALL
         try:
             ptrace.set_registers(thread.task, registers)
             if thread.leaving:
@@ -422,6 +476,10 @@ class Lender(Supervisor):
 
     def peer_lost(self, host: HostId, why: str) -> None:
         self.drop_link(host)
+        if host != HOME:
+            # Home sees to it: the run ends, now, or is over there already.
+            self.send(HOME, LinkLost(host, why))
+            return
         if not self.quitting and not self.finished:
             self.trouble = DsmsupError(why)
         self.finished = True

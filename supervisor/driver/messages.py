@@ -40,6 +40,25 @@ class CodeLoaded(ControlMessage, frozen=True, array_like=True, tag="code"):
     checked: dict[int, int]
 
 
+class Fence(ControlMessage, frozen=True, array_like=True, tag="fence"):
+    """Home -> host: answer when all that came before is done."""
+
+    number: int
+
+
+class Fenced(ControlMessage, frozen=True, array_like=True, tag="fenced"):
+    """Host -> home: the answer to a Fence; what this host sent before came before."""
+
+    number: int
+
+
+class LinkLost(ControlMessage, frozen=True, array_like=True, tag="link_lost"):
+    """Host -> home: the link to another host than home has ended."""
+
+    host: int
+    why: str
+
+
 class StartThread(ControlMessage, frozen=True, array_like=True, tag="start"):
     """Home -> host: run this thread from here. `xstate` is its XSAVE area.
 
@@ -149,6 +168,8 @@ class Statistics(ControlMessage, frozen=True, array_like=True, tag="stats"):
 AnyControl = (
     AreasChanged
     | CodeLoaded
+    | Fence
+    | Fenced
     | StartThread
     | BringHome
     | Departed
@@ -160,6 +181,7 @@ AnyControl = (
     | ClockAnswer
     | UserSignal
     | Trouble
+    | LinkLost
     | Shutdown
     | Statistics
 )

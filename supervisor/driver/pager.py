@@ -27,6 +27,7 @@ from supervisor.areas import EXEC, READ, WRITE, AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access, Run
 from supervisor.errors import DsmsupError
 from supervisor.tracee import inject
+from supervisor.tracee.inject import InjectionFailed
 from supervisor.tracee.memory import data_extents, punch
 from supervisor.tracee.userfault import UserFaults, unavailable
 from supervisor.units import HOME, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageNumber
@@ -79,8 +80,21 @@ class SignalPager:
             for area in supervisor.space.pieces(start, start + (count << PAGE_SHIFT)):
                 if area.kind is not Kind.NATIVE or supervisor.host != HOME:
                     calls.append(_mprotect(area, area.protection & _ALLOWED[access]))
-        if calls:
-            supervisor.agent.check(calls)
+        for call, result in zip(calls, supervisor.agent.run(calls) if calls else (), strict=True):
+            if result == -errno.ENOMEM:
+                self._coarsen(call)
+            elif result < 0:
+                raise InjectionFailed(call, -result)
+
+    def _coarsen(self, call: tuple[int, ...]) -> None:
+        """More mappings than the kernel allows a process (vm.max_map_count): merge some.
+
+        The whole area is made inaccessible, which is one mapping. Its threads
+        fault then on pages that the node says they have, and get them one by one.
+        """
+        area = self.supervisor.space.find(call[1])
+        assert area is not None
+        self.supervisor.agent.check([_mprotect(area, 0), call])
 
     def apply(self, areas: Iterable[Area]) -> None:
         """The program has given areas other protections, or they are mapped anew here."""

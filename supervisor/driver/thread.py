@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from supervisor.arch import Arch
@@ -39,6 +41,7 @@ class Thread:
         "exited",
         "fault_address",
         "fault_key",
+        "later",
         "leaving",
         "lost",
         "native",
@@ -51,6 +54,7 @@ class Thread:
         "scrutinise",
         "step_next",
         "stepping",
+        "still",
         "stopped",
         "task",
         "tid",
@@ -124,20 +128,39 @@ class Thread:
         self.cured = 0
         self.step_next = False
         self.stepping = False
+        self.still = False
+        """Another host has the bus lock: going on waits in `later` until it is free."""
+        self.later: Callable[[], None] | None = None
 
     # Going on: raises TraceeGone when the task is dead or dying.
 
     def cont(self, signal_number: int = 0) -> None:
+        if self.still:
+            self.later = partial(self.cont, signal_number)
+            return
         self.stopped = False
         ptrace.cont(self.task, signal_number)
 
     def cont_to_syscall(self) -> None:
+        if self.still:
+            self.later = self.cont_to_syscall
+            return
         self.stopped = False
         ptrace.cont_to_syscall(self.task)
 
     def single_step(self, signal_number: int = 0) -> None:
+        if self.still:
+            self.later = partial(self.single_step, signal_number)
+            return
         self.stopped = False
         ptrace.single_step(self.task, signal_number)
+
+    def go_on(self) -> None:
+        """The host does not stand still any more."""
+        self.still = False
+        later, self.later = self.later, None
+        if later is not None:
+            later()
 
     def listen(self) -> None:
         """Stay in a group stop (job control) until SIGCONT."""

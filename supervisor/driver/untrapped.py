@@ -15,5 +15,10 @@ class OneWriterAtATime(SingleWriter):
     No page becomes multiple-writer any more, and those that are do not stay so.
     """
 
+    def __init__(self, before: SingleWriter) -> None:
+        # What the other hosts still go by.
+        self.always_armed, self.acknowledges = before.always_armed, before.acknowledges
+        self.locks_bus = before.locks_bus
+
     def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
         return [diff.page for diff in diffs]

@@ -51,6 +51,9 @@ def _begin(
     """
     area = supervisor.space.find(address)
     page = address >> PAGE_SHIFT
+    if area is not None and area.kind is Kind.JOINT and supervisor.has_joint:
+        supervisor.touches_joint(thread)
+        return
     if area is None or area.kind is Kind.RESERVED:
         pager.faults.wake(page << PAGE_SHIFT)  # it faults again, for the kernel to judge
         return

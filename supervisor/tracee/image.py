@@ -60,7 +60,7 @@ class HomeImage(NamedTuple):
     space: AddressSpace
     break_start: int
     native: ProcessBacking
-    """/proc/PID/mem of the program, for reading what is not on guest memory."""
+    """/proc/PID/mem of the program, for what is not on guest memory."""
     loaded: dict[str, int]
     """Load bias of each file that the kernel mapped (the program, its linker)."""
 
@@ -88,7 +88,7 @@ def take_over(
     break_start = caller.must(SYS_BRK, 0)
     fresh.restore()
     agent = make_agent_thread(pid, block, map_control_block(pid, block, memory))
-    process_memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    process_memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     space = AddressSpace(arch=arch)
     native = ProcessBacking(process_memory)
     calls: list[tuple[int, ...]] = []

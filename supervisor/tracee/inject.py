@@ -118,6 +118,11 @@ class Agent:
                 raise InjectionFailed(call, -result)
         return results
 
+    def open(self, descriptor: int) -> int:
+        """Open one of the supervisor's descriptors in the agent's table; its number there."""
+        path = self.control.write_data(f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0")
+        return self.check([(SYS_OPENAT, AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC, 0)])[0]
+
     def take_born(self) -> list[int]:
         born, self.born = self.born, []
         return born

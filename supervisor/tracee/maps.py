@@ -33,3 +33,12 @@ def read_maps(pid: int) -> list[Mapping]:
                 Mapping(start, end, protection, rights[3] == "s", int(fields[2], 16), path)
             )
     return mappings
+
+
+def maps_max() -> int:
+    """How many mappings a process may have (vm.max_map_count, proc(5))."""
+    try:
+        with open("/proc/sys/vm/max_map_count", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 65530

@@ -35,11 +35,21 @@ class Backing(Protocol):
 
 
 class FileBacking:
-    """A MAP_SHARED mapping of a file: `delta` is address minus file offset."""
+    """A MAP_SHARED mapping of a file: `delta` is address minus file offset.
+
+    It owns its descriptor.
+    """
 
     def __init__(self, descriptor: int, delta: int) -> None:
         self._descriptor = descriptor
         self._delta = delta
+
+    def moved(self, distance: int) -> FileBacking:
+        """The same file's backing for a mapping this many bytes further up."""
+        return FileBacking(os.dup(self._descriptor), self._delta + distance)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
 
     def read(self, address: int, length: int) -> bytes:
         data = os.pread(self._descriptor, length, address - self._delta)
@@ -55,7 +65,7 @@ class FileBacking:
 
 
 class ProcessBacking:
-    """A read-only private file mapping, read through /proc/PID/mem."""
+    """What the kernel has mapped in home's process, through /proc/PID/mem."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -78,7 +88,7 @@ class ProcessBacking:
         return b"".join(pages)
 
     def write(self, address: int, data: bytes) -> None:
-        raise AssertionError("a store to a read-only mapping")
+        os.pwrite(self._descriptor, data, address)
 
 
 class GuestMemory:

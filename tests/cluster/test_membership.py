@@ -95,21 +95,19 @@ def check(hosts: list[Host]) -> None:
     assert sorted(result.host_id for result in results) == list(range(len(hosts)))
     assert len({result.infos for result in results}) == 1
     assert [info.id for info in results[0].infos] == list(range(len(hosts)))
-    home = next(result for result in results if result.host_id == HOME)
-    assert list(home.links) == [HostId(id_) for id_ in range(1, len(hosts))]
+    by_id = {result.host_id: result for result in results}
     for result in results:
-        if result is home:
-            continue
-        assert list(result.links) == [HOME]
-        home.links[result.host_id].send(CONTROL, b"to %d" % result.host_id)
-        result.links[HOME].send(CONTROL, b"from %d" % result.host_id)
-        assert home.links[result.host_id].flush() and result.links[HOME].flush()
-        for link in (result.links[HOME], home.links[result.host_id]):
+        assert sorted(result.links) == sorted(set(by_id) - {result.host_id})
+        lenders = by_id.keys() - {HOME}
+        assert result.paths == {(a, b) for a in lenders for b in lenders if a != b}
+        for other in result.links:
+            result.links[other].send(CONTROL, b"%d to %d" % (result.host_id, other))
+            assert result.links[other].flush()
+    for result in results:
+        for other, link in result.links.items():
+            assert link.peer == other
             assert select.select([link], [], [], 5)[0]
-        assert result.links[HOME].receive() == [(CONTROL, b"to %d" % result.host_id)]
-        received = home.links[result.host_id].receive()
-        assert received == [(CONTROL, b"from %d" % result.host_id)]
-        assert home.links[result.host_id].peer == result.host_id
+            assert link.receive() == [(CONTROL, b"%d to %d" % (other, result.host_id))]
     for result in results:
         result.close()
 
@@ -339,7 +337,7 @@ def test_an_unlike_page_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(
             join,
             "local_info",
-            lambda cpus: msgspec.structs.replace(real(cpus), page_size=65536),
+            lambda cpus, port=0: msgspec.structs.replace(real(cpus), page_size=65536),
         )
         bad = start(nursery, replace(base, host_id=None))[0]
         await bad.done.wait()

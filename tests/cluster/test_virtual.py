@@ -28,7 +28,7 @@ import os, signal, sys, time, trio
 from supervisor.cluster import membership, virtual
 from supervisor.cluster.plan import ClusterPlan, VirtualPlan, share_cpus
 from supervisor.errors import DsmsupError, PeerLost
-from supervisor.units import HostId
+from supervisor.units import HOME, HostId
 
 signal.alarm(60)  # Whatever becomes of the test, this process ends.
 CPUS = tuple(sorted(os.sched_getaffinity(0)))
@@ -41,7 +41,7 @@ def join(plan):
 
 def wait_for_loss(member):
     import select
-    (link,) = member.links.values()
+    link = member.links[HOME]
     while True:
         select.select([link], [], [])
         try:

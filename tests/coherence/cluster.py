@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final
 
 from supervisor.coherence import wire
-from supervisor.coherence.directory import MULTIPLE
+from supervisor.coherence.directory import MULTIPLE, sharers, source_of
 from supervisor.coherence.invariants import (
     check_cluster,
     check_copies,
@@ -36,6 +36,7 @@ from supervisor.coherence.messages import (
     Effect,
     Event,
     Fault,
+    GoOn,
     Message,
     PageDiff,
     Protect,
@@ -46,6 +47,8 @@ from supervisor.coherence.messages import (
     Retry,
     Send,
     Serialize,
+    StandStill,
+    StoodStill,
     Tick,
     WakeAt,
 )
@@ -61,6 +64,9 @@ from tests.coherence.programs import (
 ACTIONS_MAX: Final = 20_000
 SPEEDS: Final = (0.03, 0.3, 1.0, 1.0, 3.0)
 """How often a link, a host or a thread gets its turn, relative to the others."""
+
+STOOD_STILL: Final = -1
+"""Among the tokens of protections in force: no thread of the host runs any more."""
 
 _ZERO: Final = bytes(PAGE_SIZE)
 
@@ -136,6 +142,8 @@ class SimHost:
     effects: deque[Effect] = field(default_factory=deque)
     unreported: list[int] = field(default_factory=list)  # tokens in force, not yet stepped
     armed: bool = False
+    still: bool = False
+    lost: bool = False
     wake_us: int | None = None
     threads: list[Thread] = field(default_factory=list)
 
@@ -163,8 +171,21 @@ class RandomModes(SingleWriter):
     def make_multiple(self, page: int) -> bool:
         return self._rng.random() < self._inclination
 
+    def moves(self, page: int, now_us: int) -> bool:
+        """A page that the policy watches goes through home, others may go directly."""
+        return self._rng.random() < 0.3
+
     def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
         return [diff.page for diff in diffs if self._rng.random() < 0.1]
+
+
+def random_paths(rng: random.Random, hosts: int) -> frozenset[tuple[HostId, HostId]]:
+    """The pairs of lenders that have a link: mostly all, at times only some."""
+    share = rng.choice((0.0, 0.5, 1.0, 1.0))
+    found = [
+        (HostId(a), HostId(b)) for a in range(1, hosts) for b in range(1, a) if rng.random() < share
+    ]
+    return frozenset(found + [(b, a) for a, b in found])
 
 
 class Cluster:
@@ -182,9 +203,10 @@ class Cluster:
     ) -> None:
         self.rng, self.lag, self.check_every = rng, lag, check_every
         self.hosts: list[SimHost] = []
+        paths = random_paths(rng, hosts)
         for host in range(hosts):
             memory = SimMemory()
-            node = make_node(HostId(host), hosts, memory, policy)
+            node = make_node(HostId(host), hosts, memory, policy, paths)
             default = Access.WRITE if host == HOME else Access.NONE
             self.hosts.append(SimHost(node, memory, default))
             memory.meanwhile = partial(self.meanwhile, self.hosts[-1])
@@ -220,9 +242,12 @@ class Cluster:
             self.check()
 
     def check(self) -> None:
-        for node in self.nodes:
+        living = [host.node for host in self.hosts if not host.lost]
+        for node in living:
             check_node(node)
-        if not self.discarding:
+        if len(living) < len(self.nodes):
+            self.check_guests()
+        elif not self.discarding:
             check_cluster(self.nodes, self.under_way(), self.watched())
             self.check_guests()
 
@@ -242,7 +267,9 @@ class Cluster:
     def check_guests(self) -> None:
         """At most one guest may really write a page."""
         for page in {page for page, _ in self.places}:
-            writers = [host for host in self.hosts if host.allows(page, Access.WRITE)]
+            writers = [
+                host for host in self.hosts if not host.lost and host.allows(page, Access.WRITE)
+            ]
             if len(writers) > 1:
                 several = all(page in host.node.buffer.twins for host in writers)
                 assert several, f"{len(writers)} hosts may write page {page:#x}"
@@ -258,6 +285,8 @@ class Cluster:
             else:
                 self.step(host, Protected(effect.token))
         elif isinstance(effect, Send):
+            if self.hosts[effect.host].lost:
+                return
             message = wire.decode(wire.encode(effect.message))
             self.links[host.node.host, effect.host].append(message)
         elif isinstance(effect, Resume):
@@ -270,6 +299,14 @@ class Cluster:
             self.threads[effect.requester].waiting = False
         elif isinstance(effect, Arm):
             host.armed = effect.armed
+        elif isinstance(effect, StandStill):
+            host.still = True
+            if self.lag:
+                host.unreported.append(STOOD_STILL)
+            else:
+                self.step(host, StoodStill())
+        elif isinstance(effect, GoOn):
+            host.still = False
         elif isinstance(effect, WakeAt):
             due = effect.now_us if host.wake_us is None else min(effect.now_us, host.wake_us)
             host.wake_us = due
@@ -301,7 +338,9 @@ class Cluster:
                 choices.append((self.tick, host))
                 weights.append(speeds["ticks"])
         for thread in self.threads.values():
-            if not thread.waiting and not thread.done:
+            if thread.host.lost:
+                continue
+            if not thread.waiting and not thread.done and not thread.host.still:
                 choices.append((self.execute, thread))
                 weights.append(thread.speed)
             elif thread.pinned:
@@ -315,7 +354,7 @@ class Cluster:
 
     def meanwhile(self, host: SimHost) -> None:
         """Guest threads go on as far as they need nobody."""
-        for thread in host.threads:
+        for thread in host.threads if not host.still else ():
             if not thread.waiting and not thread.done and self.rng.random() < 0.4:
                 op = thread.ops[thread.at]
                 if op.kind in ("load", "store") and self.reachable(host, op):
@@ -329,10 +368,24 @@ class Cluster:
         message = self.links[link].popleft()
         self.step(self.hosts[receiver], Received(sender, message))
 
+    def lose(self, number: int) -> None:
+        """The host is gone, and of what it had sent a part of each link's is."""
+        host = self.hosts[number]
+        host.lost = True
+        host.effects.clear()
+        host.unreported.clear()
+        host.wake_us = None
+        for (sender, receiver), messages in self.links.items():
+            if receiver == number:
+                messages.clear()
+            elif sender == number:
+                while messages and self.rng.random() < 0.4:
+                    messages.pop()
+
     def report(self, host: SimHost) -> None:
         """Protections in force are reported in any order."""
         token = host.unreported.pop(self.rng.randrange(len(host.unreported)))
-        self.step(host, Protected(token))
+        self.step(host, StoodStill() if token == STOOD_STILL else Protected(token))
 
     def tick(self, host: SimHost) -> None:
         """Time goes on: by nothing, by a little, or past any deadline."""
@@ -359,9 +412,12 @@ class Cluster:
         if not self.reachable(host, op) or (bus_lock and host.armed and not thread.fenced):
             self.wait_for(thread, pages, access, bus_lock)
             return
-        assert not bus_lock or host.node.buffer.multiple.isdisjoint(pages), (
-            f"requester {thread.number} runs a bus-locked instruction on a multiple-writer page"
-        )
+        if bus_lock and not host.node.buffer.multiple.isdisjoint(pages):
+            # In the published policy while the others stand still, else never.
+            assert all(other.still for other in self.hosts if other is not host), (
+                f"requester {thread.number} runs a bus-locked instruction on a "
+                "multiple-writer page"
+            )
         self.perform(thread, op)
         if thread.pinned and self.rng.random() < 0.5:
             self.release(thread)
@@ -437,6 +493,8 @@ class Cluster:
         home = self.nodes[HOME].side
         page, offset = self.places[variable]
         entry = home.directory.entries.get(page)  # type: ignore[union-attr]
+        if entry < 0 and not sharers(entry) & 1:
+            entry = source_of(entry)
         owner = entry if 0 <= entry < MULTIPLE else HOME
         return self.hosts[owner].memory.peek(page, offset)
 

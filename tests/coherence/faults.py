@@ -102,13 +102,13 @@ def _requester_not_recalled(patch: pytest.MonkeyPatch) -> None:
 
 
 def _bus_lock_like_a_store(patch: pytest.MonkeyPatch) -> None:
-    honest = Node._serve
+    honest = Node.serve
 
     def serve(self: Node, requester: int, demand: object) -> None:
         demand.locked = False  # type: ignore[attr-defined]
         honest(self, requester, demand)  # type: ignore[arg-type]
 
-    patch.setattr(Node, "_serve", serve)
+    patch.setattr(Node, "serve", serve)
 
 
 def _overtaken_flush(patch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,9 @@ FAULTS: Final = (
     PlantedFault("one holder not recalled for a bus lock", "adaptive", _requester_not_recalled),
     PlantedFault("bus lock on a multiple-writer page", "adaptive", _bus_lock_like_a_store),
     PlantedFault("messages overtake a flush at home", "adaptive", _overtaken_flush),
-    PlantedFault("flush laid in under home's readers", "adaptive", _flush_laid_in_under_readers),
+    PlantedFault(
+        "flush laid in under home's readers", "adaptive", _flush_laid_in_under_readers, "MP-home"
+    ),
     PlantedFault("diffs of whole words", "adaptive", _diff_of_words),
     PlantedFault("fence ends before the flush is answered", "adaptive", _resumed_before_the_answer),
     PlantedFault("armed cleared before the answer", "adaptive", _armed_too_short, "SB+mfences"),

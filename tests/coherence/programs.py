@@ -9,6 +9,12 @@ program order, and the final value of each variable.
 Sewell: A Better x86 Memory Model, TPHOLs 2009): a first-in first-out store
 buffer for each thread, loads that see the own buffer first, and fences and
 locked instructions that wait until the own buffer is empty.
+
+`outcomes(program, "hosts", hosts)` is x86-TSO less the one gap that multiple-writer
+pages have, and no more: what a page's protection and its twin cannot tell. Threads
+of one host share a store buffer, so that they see each other's stores early; and
+when memory holds already what the newest buffered store of a byte would put there,
+the buffered stores of that byte may be dropped, because a diff does not show them.
 """
 
 from __future__ import annotations
@@ -81,19 +87,24 @@ Buffer = tuple[tuple[int, int], ...]
 State = tuple[tuple[int, ...], tuple[Buffer, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
-def outcomes(program: Program, model: str) -> set[Outcome]:
-    """All outcomes that the model ("sc" or "tso") allows, by exhaustive search."""
-    buffered = {"sc": False, "tso": True}[model]
+def outcomes(program: Program, model: str, hosts: tuple[int, ...] = ()) -> set[Outcome]:
+    """All outcomes that the model ("sc", "tso" or "hosts") allows, by exhaustive search.
+
+    `hosts` is each thread's host, for the model "hosts".
+    """
     threads = [_micro(ops) for ops in program.threads]
     count = len(threads)
-    start: State = ((0,) * count, ((),) * count, (0,) * program.variables, ((),) * count)
+    assert model in ("sc", "tso", "hosts")
+    buffer_of = hosts if model == "hosts" else tuple(range(count))
+    empty = ((),) * (max(buffer_of) + 1)
+    start: State = ((0,) * count, empty, (0,) * program.variables, ((),) * count)
     seen, stack, found = {start}, [start], set()
     while stack:
         state = stack.pop()
         following = [
             after
             for thread in range(count)
-            for after in _moves(state, thread, threads[thread], buffered)
+            for after in _moves(state, thread, threads[thread], buffer_of[thread], model)
         ]
         if not following:
             found.add(Outcome(state[3], state[2]))
@@ -104,21 +115,26 @@ def outcomes(program: Program, model: str) -> set[Outcome]:
     return found
 
 
-def _moves(state: State, thread: int, ops: tuple[Op, ...], buffered: bool) -> list[State]:
+def _moves(state: State, thread: int, ops: tuple[Op, ...], at: int, model: str) -> list[State]:
+    """What the thread or its store buffer, buffers[at], may do next."""
     counters, buffers, memory, reads = state
     moves: list[State] = []
-    buffer = buffers[thread]
+    buffer = buffers[at]
     if buffer:
         variable, value = buffer[0]
-        drained = _put(buffers, thread, buffer[1:])
+        drained = _put(buffers, at, buffer[1:])
         moves.append((counters, drained, _put(memory, variable, value), reads))
-    at = counters[thread]
-    if at == len(ops):
+    if model == "hosts":
+        for variable, value in dict(buffer).items():  # the newest of each
+            if memory[variable] == value:
+                left = tuple(store for store in buffer if store[0] != variable)
+                moves.append((counters, _put(buffers, at, left), memory, reads))
+    if counters[thread] == len(ops):
         return moves
-    op, after = ops[at], _put(counters, thread, at + 1)
+    op, after = ops[counters[thread]], _put(counters, thread, counters[thread] + 1)
     if op.kind == "store":
-        if buffered:
-            queued = _put(buffers, thread, (*buffer, (op.variables[0], op.value)))
+        if model != "sc":
+            queued = _put(buffers, at, (*buffer, (op.variables[0], op.value)))
             moves.append((after, queued, memory, reads))
         else:
             moves.append((after, buffers, _put(memory, op.variables[0], op.value), reads))
@@ -145,13 +161,20 @@ def _put(items: tuple, at: int, value: object) -> tuple:  # type: ignore[type-ar
     return (*items[:at], value, *items[at + 1 :])
 
 
-def random_program(rng: random.Random, threads_max: int = 4, ops_max: int = 9) -> Program:
-    """2 to `threads_max` threads over 2 to 4 variables, few enough ops to enumerate."""
+def random_program(
+    rng: random.Random, threads_max: int = 4, ops_max: int = 9, values_max: int = 200
+) -> Program:
+    """2 to `threads_max` threads over 2 to 4 variables, few enough ops to enumerate.
+
+    With few values, stores of what is there already are frequent.
+    """
     count = rng.randint(2, threads_max)
     variables = rng.randint(2, 4)
     room = rng.randint(count, ops_max)
     lists: list[list[Op]] = [[] for _ in range(count)]
     values = iter(range(1, 200))
+    if values_max < 200:
+        values = iter(lambda: rng.randrange(values_max), -1)
     for at in range(room):
         ops = lists[at % count]
         kind = rng.choices(("load", "store", "add", "swap", "fence"), (9, 9, 2, 2, 2))[0]
@@ -167,10 +190,10 @@ def random_program(rng: random.Random, threads_max: int = 4, ops_max: int = 9) -
 def varied(rng: random.Random, base: Program) -> Program:
     """The program with up to two more instructions somewhere."""
     threads = [list(ops) for ops in base.threads]
-    for _ in range(rng.randint(0, 2)):
+    for at in range(rng.randint(0, 2)):
         ops = rng.choice(threads)
         variable = rng.randrange(base.variables)
-        extra = rng.choice((FENCE, load(variable), store(variable, 100), add(variable)))
+        extra = rng.choice((FENCE, load(variable), store(variable, 100 + at), add(variable)))
         ops.insert(rng.randint(0, len(ops)), extra)
     return Program(tuple(tuple(ops) for ops in threads), base.variables)
 

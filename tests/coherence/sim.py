@@ -13,7 +13,7 @@ import random
 from typing import Final, NamedTuple
 
 from supervisor.units import PAGE_SIZE
-from tests.coherence.cluster import Cluster
+from tests.coherence.cluster import Cluster, Thread
 from tests.coherence.programs import (
     LITMUS,
     Op,
@@ -63,6 +63,16 @@ class Case(NamedTuple):
     places: tuple[tuple[int, int], ...] | None = None
     hosts: tuple[int, ...] | None = None
     warm: tuple[tuple[int, int], ...] = ()  # (host, variable): read before the start
+    gap: bool = False  # threads of one host, or stores of what is there already
+
+    def allowed(self, policy: str, program: Program | None = None) -> set[Outcome]:
+        """What the memory model of the policy allows, of a part of the program if given."""
+        if policy == "single-writer":
+            return outcomes(program or self.program, "sc")
+        if self.gap:
+            assert self.hosts is not None
+            return outcomes(program or self.program, "hosts", self.hosts)
+        return outcomes(program or self.program, "tso")
 
 
 _P, _Q = 5, 9  # two pages
@@ -73,6 +83,14 @@ CASES: Final[dict[str, Case]] = {
     # Message passing, the variables on two pages, the last one the lower page.
     "MP-pages": Case(program([store(0, 1), store(1, 1)], _WATCH), ((_Q, 0), (_P, 0)), (0, 1)),
     # A host gets a page to write while another of its threads may still read the old copy.
+    "MP-home": Case(program([store(0, 1), store(1, 1)], _WATCH), ((_Q, 0), (_P, 0)), (1, 0)),
+    # Page data from host to host, while the third one's copy is old.
+    "MP-third": Case(
+        program([store(0, 1), store(1, 1)], [store(2, 1), load(1), load(0)], _WATCH),
+        ((_P, 0), (_Q, 0), (_Q, 8)),
+        (1, 2, 3),
+        ((3, 0), (2, 0)),
+    ),
     "MP-upgrade": Case(
         program([store(0, 1), store(1, 1)], _WATCH, [store(2, 1)]),
         ((_P, 0), (_Q, 0), (_Q, 8)),
@@ -82,11 +100,10 @@ CASES: Final[dict[str, Case]] = {
 }
 
 
-def run_program(
-    seed: int, case: Case, policy: str = "single-writer", *, trace: list[str] | None = None
-) -> Outcome:
-    """The outcome of one schedule of a program on 2 to 5 hosts."""
-    rng = random.Random(seed)
+def prepare(
+    rng: random.Random, case: Case, policy: str, trace: list[str] | None
+) -> tuple[Cluster, list[Thread]]:
+    """A cluster of 2 to 5 hosts that is about to run the program, and its threads."""
     threads = case.program.threads
     one_each = policy != "single-writer"
     least = max(case.hosts) + 1 if case.hosts else len(threads) if one_each else 2
@@ -99,10 +116,37 @@ def run_program(
     elif rng.random() < 0.8:
         warm_up(cluster, rng, policy)
     spread = list(case.hosts or spread_threads(rng, hosts, one_each))
-    placed = [cluster.add_thread(spread[t], ops) for t, ops in enumerate(threads)]
+    return cluster, [cluster.add_thread(spread[t], ops) for t, ops in enumerate(threads)]
+
+
+def run_program(
+    seed: int, case: Case, policy: str = "single-writer", *, trace: list[str] | None = None
+) -> Outcome:
+    """The outcome of one schedule of a program."""
+    cluster, placed = prepare(random.Random(seed), case, policy, trace)
     cluster.settle()
     reads = tuple(tuple(thread.reads) for thread in placed)
     return Outcome(reads, tuple(cluster.current(v) for v in range(case.program.variables)))
+
+
+ACTIONS_WITHOUT_ONE_MAX: Final = 400
+
+
+def run_losing(
+    seed: int, case: Case, policy: str, *, trace: list[str] | None = None
+) -> tuple[Program, tuple[tuple[int, ...], ...]]:
+    """A schedule in which a host is lost: what of the program was run, and what it read."""
+    rng = random.Random(seed)
+    cluster, placed = prepare(rng, case, policy, trace)
+    for _ in range(rng.choice((5, 20, 60, 120, 250))):
+        if not cluster.act():
+            break
+    cluster.lose(rng.randrange(len(cluster.hosts)))
+    for _ in range(ACTIONS_WITHOUT_ONE_MAX):
+        if not cluster.act():
+            break
+    run = tuple(thread.ops[: thread.at] for thread in placed)
+    return case.program._replace(threads=run), tuple(tuple(thread.reads) for thread in placed)
 
 
 def spread_threads(rng: random.Random, hosts: int, one_each: bool) -> list[int]:
@@ -122,16 +166,23 @@ def spread_threads(rng: random.Random, hosts: int, one_each: bool) -> list[int]:
 SCHEDULES_PER_PROGRAM: Final = 25
 """Enumerating a program's outcomes costs more than running it."""
 
-MODEL: Final = {"single-writer": "sc", "adaptive": "tso", "paper": "tso"}
-"""The model that each policy's outcomes are checked against."""
+POLICIES: Final = ("adaptive", "paper", "single-writer")
 
 
 def case_of(seed: int) -> Case:
     """A random program, or (as often) a litmus test with an instruction or two added."""
     rng = random.Random(seed // SCHEDULES_PER_PROGRAM)
-    if rng.random() < 0.5:
+    kind = rng.random()
+    if kind < 0.4:
         return Case(random_program(rng, 4, 8))
-    return Case(varied(rng, rng.choice(LITMUS).program))
+    if kind < 0.75:
+        return Case(varied(rng, rng.choice(LITMUS).program))
+    if kind < 0.9:
+        base = random_program(rng, 4, 7, rng.choice((2, 200)))
+    else:
+        base = varied(rng, rng.choice(LITMUS).program)
+    hosts = rng.randint(2, 3)
+    return Case(base, hosts=tuple(rng.randrange(hosts) for _ in base.threads), gap=True)
 
 
 def check_seed(
@@ -142,11 +193,23 @@ def check_seed(
     if name:
         repeat += f" --case {name}"
     try:
-        outcome = run_program(seed, case, policy)
+        if loses(seed) and not name:
+            run, reads = run_losing(seed, case, policy)
+        else:
+            outcome = run_program(seed, case, policy)
     except Exception as error:
         raise AssertionError(f"{type(error).__name__}: {error}; {repeat}") from error
+    if loses(seed) and not name:
+        possible = any(reads == found.reads for found in case.allowed(policy, run))
+        assert possible, f"forbidden reads {reads} of {run.threads}; {repeat}"
+        return Outcome(reads, ())
     assert outcome in allowed, f"forbidden outcome {outcome}; {repeat}"
     return outcome
+
+
+def loses(seed: int) -> bool:
+    """Whether a host is lost in this run of a random program."""
+    return seed % 8 == 5
 
 
 def check_seeds(first: int, count: int, policy: str = "single-writer") -> None:
@@ -157,14 +220,14 @@ def check_seeds(first: int, count: int, policy: str = "single-writer") -> None:
         case = case_of(seed)
         if seed // SCHEDULES_PER_PROGRAM != known:
             known = seed // SCHEDULES_PER_PROGRAM
-            allowed = outcomes(case.program, MODEL[policy])
+            allowed = case.allowed(policy)
         check_seed(seed, case, allowed, policy)
 
 
 def check_case(name: str, first: int, count: int, policy: str) -> dict[Outcome, int]:
     """One litmus test: how often each outcome was seen; AssertionError if one is forbidden."""
     case = CASES[name]
-    allowed = outcomes(case.program, MODEL[policy])
+    allowed = case.allowed(policy)
     seen: dict[Outcome, int] = {}
     for seed in range(first, first + count):
         outcome = check_seed(seed, case, allowed, policy, name)
@@ -175,7 +238,7 @@ def check_case(name: str, first: int, count: int, policy: str) -> dict[Outcome, 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Repeat one simulated run and show it.")
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--policy", default="single-writer", choices=sorted(MODEL))
+    parser.add_argument("--policy", default="single-writer", choices=POLICIES)
     parser.add_argument("--case", choices=sorted(CASES), help="instead of a random program")
     parser.add_argument("--count", type=int, default=1, help="run so many seeds, without a trace")
     arguments = parser.parse_args()
@@ -194,12 +257,16 @@ def main() -> None:
         print(f"thread {number}: {ops}")
     trace: list[str] = []
     try:
-        outcome = run_program(arguments.seed, case, policy, trace=trace)
+        if loses(arguments.seed) and not arguments.case:
+            program, reads = run_losing(arguments.seed, case, policy, trace=trace)
+            found = {outcome.reads for outcome in case.allowed(policy, program)}
+        else:
+            outcome = run_program(arguments.seed, case, policy, trace=trace)
+            reads, found = outcome, case.allowed(policy)
     finally:
         print("\n".join(trace))
-    print(outcome)
-    allowed = outcomes(case.program, MODEL[policy])
-    print("allowed" if outcome in allowed else f"FORBIDDEN; {len(allowed)} outcomes are allowed")
+    print(reads)
+    print("allowed" if reads in found else f"FORBIDDEN; {len(found)} outcomes are allowed")
 
 
 if __name__ == "__main__":

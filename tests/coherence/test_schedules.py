@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.coherence.sim import MODEL, check_seeds
+from tests.coherence.sim import POLICIES, check_seeds
 
 BLOCK = 400
 
 
 @pytest.mark.parametrize("block", range(5))
-@pytest.mark.parametrize("policy", sorted(MODEL))
+@pytest.mark.parametrize("policy", POLICIES)
 def test_quick(policy: str, block: int) -> None:
     check_seeds(block * BLOCK, BLOCK, policy)
 
@@ -19,6 +19,6 @@ def test_quick(policy: str, block: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("block", range(20))
-@pytest.mark.parametrize("policy", sorted(MODEL))
+@pytest.mark.parametrize("policy", POLICIES)
 def test_long(policy: str, block: int) -> None:
     check_seeds(100_000 + block * 5_000, 5_000, policy)

@@ -39,7 +39,8 @@ def test_a_range_over_two_backings() -> None:
         file.write(b"f" * (PAGE_SIZE + 100))
         file.flush()
         start = 0x10000
-        memory.set_backing(start, start + 2 * PAGE_SIZE, FileBacking(file.fileno(), start))
+        backing = FileBacking(os.dup(file.fileno()), start)
+        memory.set_backing(start, start + 2 * PAGE_SIZE, backing)
         memory.write_bytes(start - 4, b"abcdefgh")
         assert os.pread(file.fileno(), 5, 0) == b"efghf"
         assert memory.read_bytes(start - 4, 9) == b"abcdefghf"

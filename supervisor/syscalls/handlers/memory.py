@@ -9,17 +9,23 @@ change on the same first-in first-out link as of the pages.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import resource
 import stat
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
+from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.operations import Native, Steps
 from supervisor.syscalls.call import Acquire
 from supervisor.tracee import inject, ptrace
+from supervisor.tracee.maps import read_maps
 from supervisor.tracee.memory import FileBacking
 from supervisor.units import PAGE_MASK, PAGE_SIZE, round_up
 
@@ -29,12 +35,18 @@ if TYPE_CHECKING:
     from supervisor.driver.thread import Thread
 
 PROT_MASK: Final = READ | WRITE | EXEC
-MAP_SHARED: Final = 0x01
+MAP_PRIVATE: Final = 0x02
 MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
+MAP_GROWSDOWN: Final = 0x100
 MAP_HUGETLB: Final = 0x40000
 MAP_FIXED_NOREPLACE: Final = 0x100000
+
+SYS_MREMAP: Final = 25
+SYS_MADVISE: Final = 28
+SYS_SHMAT: Final = 30
+SYS_SHMDT: Final = 67
 
 MREMAP_MAYMOVE: Final = 1
 MREMAP_FIXED: Final = 2
@@ -42,9 +54,13 @@ MREMAP_DONTUNMAP: Final = 4
 
 MADV_DONTNEED: Final = 4
 MADV_REMOVE: Final = 9
-MADV_DONTFORK_AND_HINTS: Final = frozenset((0, 1, 2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21))
+MADV_HINTS: Final = frozenset((0, 1, 2, 3, 8, 12, 13, 14, 15, 16, 17, 20, 21))
+FORK_ADVICE: Final = frozenset((10, 11, 18, 19))
+"""MADV_DONTFORK, _DOFORK, _WIPEONFORK, _KEEPONFORK."""
 
 COPY_PIECE: Final = 1 << 20
+STACK_GUARD_GAP: Final = 256 * PAGE_SIZE
+DEV_ZERO: Final = os.makedev(1, 5)
 
 Handler = Callable[["Home", "Thread", list[int], "SpecialCall | None"], Steps]
 
@@ -67,9 +83,12 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
             file = ptrace.borrow_descriptor(home.pidfd, descriptor & 0xFFFF_FFFF)
         except OSError as error:
             return -(error.errno or errno.EBADF)
-        if flags & MAP_TYPE == MAP_SHARED and not stat.S_ISREG(os.fstat(file).st_mode):
+        status = os.fstat(file)
+        if flags & MAP_TYPE != MAP_PRIVATE and not stat.S_ISREG(status.st_mode):
             os.close(file)
-            return -errno.ENODEV
+            if status.st_rdev != DEV_ZERO or not stat.S_ISCHR(status.st_mode):
+                return -errno.ENODEV
+            file = -1  # mem(4): as MAP_ANONYMOUS
     if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
         start = address
         if start & PAGE_MASK or start < 0x10000 or start + length > thread.arch.user_top:
@@ -83,10 +102,18 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
         if found is None:
             return -errno.ENOMEM
         start = found
+    if len(home.space) > home.areas_max:
+        if file >= 0:
+            os.close(file)
+        return -errno.ENOMEM
     if file < 0:
-        _replace(home, Area(start, start + length, protection, Kind.GUEST))
+        name = ANONYMOUS if flags & MAP_TYPE != MAP_PRIVATE else ""
+        area = Area(start, start + length, protection, Kind.GUEST, name)
+        _replace(home, area)
+        if flags & MAP_GROWSDOWN:
+            home.growing.add(area)
         return start
-    if flags & MAP_TYPE != MAP_SHARED and protection & WRITE:
+    if flags & MAP_TYPE == MAP_PRIVATE and protection & WRITE:
         return (yield from _map_private_copy(home, thread, args, start, length, file))
     return (yield from _map_file(home, thread, args, start, length, file))
 
@@ -110,6 +137,7 @@ def _replace(home: Home, area: Area) -> None:
     One on guest memory is mapped here; the kernel has mapped the others already.
     """
     replaced = home.space.add(area)
+    home.forget_marks(area.start, area.end)
     home.memory.set_backing(area.start, area.end, None)
     home.pager.forget(area.start, area.end)
     if area.kind is Kind.GUEST:
@@ -124,6 +152,25 @@ def _replace(home: Home, area: Area) -> None:
         home.refuse_traps("the program makes code at run time")
     home.decoder.forget()
     home.areas_changed([(area.start, area.end)] if replaced else [], [area], [])
+
+
+def grow(home: Home, address: int) -> bool:
+    """An access below a MAP_GROWSDOWN area: extend it (mm/mmap.c, expand_downwards)."""
+    start = address & ~PAGE_MASK
+    for area in list(home.growing):
+        if address < area.start:
+            limit, _ = resource.prlimit(home.pid, resource.RLIMIT_STACK)
+            if limit != resource.RLIM_INFINITY and area.end - start > limit:
+                return False
+            if home.space.overlapping(start - STACK_GUARD_GAP, area.start):
+                return False
+            now = home.space.find(area.start)
+            if now is None:
+                return False
+            _replace(home, Area(start, area.start, now.protection, Kind.GUEST, now.name))
+            home.growing.add(msgspec.structs.replace(area, start=start))
+            return True
+    return False
 
 
 def _path_of(home: Home, descriptor: int) -> str:
@@ -165,7 +212,7 @@ def _map_file(
 ) -> Steps:
     """A read-only private or a shared file mapping: the kernel's own, at home."""
     _, _, protection, flags, descriptor, offset = args
-    shared = flags & MAP_TYPE != 2
+    shared = flags & MAP_TYPE != MAP_PRIVATE
     kept = False
     try:
         path = _path_of(home, descriptor)
@@ -181,7 +228,7 @@ def _map_file(
         )
         if result < 0:
             return result
-        kind = Kind.FILE if shared else Kind.NATIVE
+        kind = _kind_of_shared(home, file, path) if shared else Kind.NATIVE
         area = Area(start, start + length, protection & PROT_MASK, kind, path)
         _replace(home, area)
         if shared:
@@ -197,6 +244,21 @@ def _map_file(
     return start
 
 
+def _kind_of_shared(home: Home, file: int, path: str) -> Kind:
+    """Does anybody else than the program's threads write to a file that is mapped shared?
+
+    Surely not by this mapping if the file is open to be read only. But another
+    mapping of it may be writable, and what lies in /dev/shm is there for others.
+    """
+    if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+        return Kind.JOINT
+    if path.startswith("/dev/shm/") or any(
+        area.kind is Kind.JOINT and area.name == path for area in home.space
+    ):
+        return Kind.JOINT
+    return Kind.FILE
+
+
 def munmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     start, length = args[0], round_up(args[1])
     if start & PAGE_MASK or not length or start + length > thread.arch.user_top:
@@ -210,16 +272,21 @@ def munmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
 
 def unmap(home: Home, start: int, end: int) -> None:
     pieces = home.space.remove(start, end)
-    if not pieces:
-        return
-    home.agent.check([(inject.SYS_MUNMAP, piece.start, piece.end - piece.start)
-                      for piece in pieces])
-    for piece in pieces:
-        home.pager.forget(piece.start, piece.end)
-        home.discard(piece.start, piece.end)
-        home.memory.set_backing(piece.start, piece.end, None)
+    if pieces:
+        # As one range, however many pieces: what lies between them is free.
+        start, end = pieces[0].start, pieces[-1].end
+        home.agent.check([(inject.SYS_MUNMAP, start, end - start)])
+        _forget(home, start, end)
+
+
+def _forget(home: Home, start: int, end: int) -> None:
+    """The kernel at home has nothing in this range any more."""
+    home.pager.forget(start, end)
+    home.discard(start, end)
+    home.memory.set_backing(start, end, None)
+    home.forget_marks(start, end)
     home.decoder.forget()
-    home.areas_changed([(piece.start, piece.end) for piece in pieces], [], [])
+    home.areas_changed([(start, end)], [], [])
 
 
 def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
@@ -232,24 +299,27 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
         return 0
     if home.is_reserved(start, end) or not home.space.covers(start, end):
         return -errno.ENOMEM
+    if len(home.space) > home.areas_max:
+        return -errno.ENOMEM
+    pieces = home.space.pieces(start, end)
     # Files of code are mapped executable at once; what becomes so later was written before.
     if protection & EXEC and any(
-        piece.kind is not Kind.NATIVE or not piece.protection & EXEC
-        for piece in home.space.pieces(start, end)
+        piece.kind is not Kind.NATIVE or not piece.protection & EXEC for piece in pieces
     ):
         home.refuse_traps("the program makes code at run time")
-    if protection & WRITE:
-        for piece in home.space.pieces(start, end):
-            if piece.kind is Kind.NATIVE:
-                _make_writable(home, piece)
-    changed = home.space.protect(start, end, protection)
-    native = [piece for piece in changed if piece.kind is Kind.NATIVE]
-    if native:
-        calls = [(inject.SYS_MPROTECT, piece.start, piece.end - piece.start, protection)
-                 for piece in native]
-        for result in home.agent.run(calls):
+    for piece in pieces:
+        if protection & WRITE and piece.kind is Kind.FILE:
+            return -errno.EACCES
+        if protection & WRITE and piece.kind is Kind.NATIVE:
+            _make_writable(home, piece)
+        elif piece.kind in (Kind.NATIVE, Kind.JOINT):
+            # The kernel knows with which rights the file is open.
+            result = home.agent.run(
+                [(inject.SYS_MPROTECT, piece.start, piece.end - piece.start, protection)]
+            )[0]
             if result < 0:
                 return result
+    changed = home.space.protect(start, end, protection)
     home.pager.apply(piece for piece in changed if piece.kind is not Kind.NATIVE)
     home.decoder.forget()
     home.areas_changed([], [], changed)
@@ -297,10 +367,19 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
     area = home.space.find(old)
     if area is None or area.kind is Kind.RESERVED:
         return -errno.EFAULT
-    if not old_length or flags & MREMAP_DONTUNMAP or area.kind is Kind.NATIVE:
-        return -errno.EINVAL
     if area.end < old + old_length:
         return -errno.EFAULT
+    if not old_length and area.name == ANONYMOUS and area.kind is Kind.GUEST:
+        yield from home.joint.share([area])
+        area = home.space.find(old)
+        if area is None:
+            return -errno.EFAULT
+    if flags & MREMAP_DONTUNMAP or area.kind is Kind.NATIVE:
+        return -errno.EINVAL
+    if area.kind is Kind.JOINT:
+        return _mremap_joint(home, area, args)
+    if not old_length:
+        return -errno.EINVAL
     if not flags & MREMAP_FIXED:
         if new_length <= old_length:
             if new_length < old_length:
@@ -333,6 +412,86 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
     return target
 
 
+def _mremap_joint(home: Home, area: Area, args: list[int]) -> int:
+    """The kernel's own mapping: it is moved or resized, its contents stay where they are."""
+    old, old_length, new_length, flags, target, _ = args
+    old_length, new_length = round_up(old_length), round_up(new_length)
+    if not flags & MREMAP_FIXED:
+        if 0 < new_length <= old_length:
+            if new_length < old_length:
+                unmap(home, old + new_length, old + old_length)
+            return old
+        grown = (old + old_length, old + new_length)
+        if old_length and area.end == grown[0] and not home.space.overlapping(*grown):
+            target = old
+        elif not flags & MREMAP_MAYMOVE:
+            return -errno.ENOMEM
+        else:
+            found = home.space.free_range(new_length)
+            if found is None:
+                return -errno.ENOMEM
+            target = found
+    elif target < old + old_length and old < target + new_length:
+        return -errno.EINVAL
+    elif home.is_reserved(target, target + new_length):
+        return -errno.EPERM
+    how = 0 if target == old else MREMAP_MAYMOVE | MREMAP_FIXED
+    result = home.agent.run([(SYS_MREMAP, old, old_length, new_length, how, target)])[0]
+    if result < 0:
+        return result
+    backing = home.memory.backing_at(old)
+    if isinstance(backing, FileBacking):
+        backing = backing.moved(target - old)
+    if old_length and target != old:
+        home.space.remove(old, old + old_length)
+        _forget(home, old, old + old_length)
+    _replace(home, Area(target, target + new_length, area.protection, Kind.JOINT, area.name))
+    home.memory.set_backing(target, target + new_length, backing)
+    return target
+
+
+def shmat(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    """The agent attaches: it shares the memory, and nothing else happens meanwhile."""
+    identifier, address, flags = args[:3]
+    if address and home.is_reserved(address, address + 1):
+        return -errno.EINVAL
+    start = home.agent.run([(SYS_SHMAT, identifier & 0xFFFF_FFFF, address, flags)])[0]
+    if start < 0:
+        return start
+    found = [mapping for mapping in read_maps(home.pid) if mapping.start == start]
+    mapping = found[0]
+    _replace(
+        home, Area(start, mapping.end, mapping.protection, Kind.JOINT, mapping.path)
+    )
+    home.memory.set_backing(start, mapping.end, home.native_backing)
+    home.joint.attached[start] = mapping.end - start
+    return start
+    yield
+
+
+def shmdt(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    start = args[0]
+    size = home.joint.attached.get(start)
+    if size is None:
+        return -errno.EINVAL
+    result = home.agent.run([(SYS_SHMDT, start)])[0]
+    if result == 0:
+        del home.joint.attached[start]
+        home.space.remove(start, start + size)
+        _forget(home, start, start + size)
+    return result
+    yield
+
+
+def pkey_mprotect(
+    home: Home, thread: Thread, args: list[int], call: SpecialCall | None
+) -> Steps:
+    """With no key it is mprotect; there are no keys (pkey_alloc)."""
+    if args[3] & 0xFFFF_FFFF != 0xFFFF_FFFF:
+        return -errno.EINVAL
+    return (yield from mprotect(home, thread, args, call))
+
+
 def madvise(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     start, length, advice = args[0], round_up(args[1]), args[2]
     if start & PAGE_MASK:
@@ -341,18 +500,62 @@ def madvise(home: Home, thread: Thread, args: list[int], _call: SpecialCall | No
         return 0
     if not home.space.covers(start, start + length):
         return -errno.ENOMEM
-    if advice in (MADV_DONTNEED, MADV_REMOVE):
-        for piece in home.space.pieces(start, start + length):
-            if piece.kind is Kind.GUEST:
+    pieces = home.space.pieces(start, start + length)
+    if advice == MADV_DONTNEED:
+        for piece in pieces:
+            if piece.kind is Kind.GUEST and piece.name != ANONYMOUS:
                 home.discard(piece.start, piece.end)
                 home.pager.apply([piece])
         return 0
-    return 0 if advice in MADV_DONTFORK_AND_HINTS else -errno.EINVAL
+    if advice == MADV_REMOVE:
+        for piece in pieces:
+            if piece.kind is Kind.JOINT:
+                result = home.agent.run(
+                    [(SYS_MADVISE, piece.start, piece.end - piece.start, advice)]
+                )[0]
+                if result < 0:
+                    return result
+            elif piece.kind is Kind.GUEST and piece.name == ANONYMOUS:
+                home.discard(piece.start, piece.end)
+                home.pager.apply([piece])
+            else:
+                return -errno.EINVAL
+        return 0
+    if advice in FORK_ADVICE:
+        home.forks.advise(pieces, advice)
+        return 0
+    return 0 if advice in MADV_HINTS else -errno.EINVAL
+    yield
+
+
+def msync(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """What is mapped shared to be written is the kernel's own (Kind.JOINT): it writes it out."""
+    start, length, flags = args[:3]
+    if start & PAGE_MASK or flags & ~7 or flags & 5 == 5:
+        return -errno.EINVAL
+    end = start + round_up(length)
+    for piece in home.space.pieces(start, end):
+        if piece.kind is Kind.JOINT:
+            written = [piece.start, piece.end - piece.start, flags]
+            result = yield Native(thread.arch.numbers["msync"], written)
+            if result < 0:
+                return result
+    return (yield from accepted(home, thread, args, call))
+
+
+def mlockall(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    """Nothing is swapped by us; the kernel's limit is not asked for memory that it has not."""
+    return 0 if args[0] in (1, 2, 3, 5, 6, 7) else -errno.EINVAL
+    yield
+
+
+def munlockall(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    return 0
     yield
 
 
 def accepted(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
-    """mlock, munlock, msync, ...: nothing to do for memory that is never swapped by us."""
+    """mlock, munlock, ...: nothing to do for memory that is never swapped by us."""
     start, length = args[0], args[1]
     if length and not home.space.covers(start & ~PAGE_MASK, round_up(start + length)):
         return -errno.ENOMEM
@@ -394,5 +597,10 @@ HANDLERS: Final = {
     "mlock": accepted,
     "mlock2": accepted,
     "munlock": accepted,
-    "msync": accepted,
+    "mlockall": mlockall,
+    "munlockall": munlockall,
+    "msync": msync,
+    "shmat": shmat,
+    "shmdt": shmdt,
+    "pkey_mprotect": pkey_mprotect,
 }
