@@ -173,10 +173,14 @@ def _never_touched(home: Home, access: Access, kind: Holding, spans: list[Span])
     if access != Access.WRITE or kind != Holding.HOME or not spans:
         return []
     first, count = spans[0]
-    zeros, piece = 0, 1
+    memory, zeros, piece = home.node.memory, 0, 1
     while zeros < count:  # most often the first page tells
+        holes = memory.holes(PageNumber(first + zeros), count - zeros)
+        if holes:
+            zeros += holes
+            continue
         piece = min(piece, count - zeros)
-        found = zero_pages(home.node.memory.read(PageNumber(first + zeros), piece))
+        found = zero_pages(memory.read(PageNumber(first + zeros), piece))
         zeros += found
         if found < piece:
             break

@@ -50,6 +50,10 @@ class Memory(Protocol):
 
     def zero(self, first: PageNumber, count: int) -> None: ...
 
+    def holes(self, first: PageNumber, count: int) -> int:
+        """How many pages at the front are known to be zeros without a look at them."""
+        ...
+
 
 # Events -----------------------------------------------------------------------
 

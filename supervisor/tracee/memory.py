@@ -199,6 +199,19 @@ class GuestMemory:
         """Make pages read as zero and give their memory back."""
         punch(self.descriptor, first << PAGE_SHIFT, count << PAGE_SHIFT)
 
+    def holes(self, first: PageNumber, count: int) -> int:
+        """How many pages at the front are holes of the memfd."""
+        start = first << PAGE_SHIFT
+        end = start + (count << PAGE_SHIFT)
+        low, size, backing = self._pieces(start, end - start)[0]
+        if backing is not None:
+            return 0
+        try:
+            data = os.lseek(self.descriptor, start, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but holes from here on
+            data = end
+        return (min(data, low + size) - start) >> PAGE_SHIFT
+
     def close(self) -> None:
         os.close(self.descriptor)
 

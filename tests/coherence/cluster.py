@@ -99,6 +99,12 @@ class SimMemory:
         for page in range(first, first + count):
             self.pages.pop(page, None)
 
+    def holes(self, first: PageNumber, count: int) -> int:
+        for page in range(first, first + count):
+            if page in self.pages:
+                return page - first
+        return count
+
     def peek(self, page: int, offset: int) -> int:
         held = self.pages.get(page)
         return 0 if held is None else held[offset]

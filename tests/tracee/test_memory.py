@@ -33,6 +33,21 @@ def test_zeroed_pages_give_their_memory_back() -> None:
         memory.close()
 
 
+def test_holes_are_known_without_reading() -> None:
+    memory = GuestMemory()
+    with tempfile.TemporaryFile() as file:
+        assert memory.holes(PageNumber(100), 50) == 50
+        memory.write(PageNumber(120), bytes(PAGE_SIZE))
+        assert memory.holes(PageNumber(100), 50) == 20
+        assert memory.holes(PageNumber(120), 5) == 0
+        memory.set_backing(
+            110 * PAGE_SIZE, 112 * PAGE_SIZE, FileBacking(file.fileno(), 110 * PAGE_SIZE)
+        )
+        assert memory.holes(PageNumber(100), 50) == 10
+        assert memory.holes(PageNumber(110), 1) == 0
+    memory.close()
+
+
 def test_a_range_over_two_backings() -> None:
     memory = GuestMemory()
     with tempfile.TemporaryFile() as file:
