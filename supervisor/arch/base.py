@@ -72,6 +72,8 @@ class Arch:
     mmap_top: int
     """Where the kernel puts mappings, from here downwards."""
     mmap_bottom: int
+    vdso: int
+    """In the control block: the vDSO image that its programs see; 0 for none."""
     scratch: int
     """Home's scratch memory: in no program's way (see driver/scratch.py)."""
     scratch_size: int

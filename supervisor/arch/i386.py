@@ -68,6 +68,7 @@ I386: Final = Arch(
     user_top=0xFFFF_E000,
     mmap_top=0xF7FF_E000,
     mmap_bottom=0x0800_0000,
+    vdso=0,
     scratch=0x0080_0000,
     scratch_size=0x0780_0000,
     scratch_slots=512,

@@ -48,6 +48,7 @@ X86_64: Final = Arch(
     user_top=0x7FFF_FFFF_F000,
     mmap_top=0x7FFF_F000_0000,
     mmap_bottom=0x0000_1000_0000,
+    vdso=0x0011_0000,
     scratch=0x0000_2000_0000_0000,
     scratch_size=1 << 36,
     scratch_slots=4096,

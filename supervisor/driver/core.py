@@ -68,7 +68,8 @@ from supervisor.syscalls.spec import Row
 from supervisor.syscalls.table import TABLES
 from supervisor.tracee import ptrace
 from supervisor.tracee.access import INSTRUCTION_LENGTH_MAX, AccessDecoder, needs_of_fault
-from supervisor.tracee.control import ControlBlock
+from supervisor.tracee.clock import vdso_image
+from supervisor.tracee.control import ControlBlock, is_ours
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.memory import GuestMemory
 from supervisor.tracee.stops import Stop, StopKind, drain, wait_among
@@ -110,6 +111,7 @@ class Supervisor:
         self.events = Events()
         self.memory = GuestMemory()
         self.control = ControlBlock()
+        self.control.set_image(vdso_image())
         self.space = AddressSpace()
         self.node = Node(host, hosts, self.memory, policy, paths)
         self.decoder = AccessDecoder()
@@ -122,6 +124,8 @@ class Supervisor:
         self.finished = False
         self.trouble: DsmsupError | None = None
         self.counters = {"threads_started": 0, "traps": 0, "syscalls_forwarded": 0}
+        self.native_clock = 0
+        """Where the kernel's own clock_gettime is in the guest; 0 for nowhere."""
         self.clock_offset_ns = 0
         """What home's CLOCK_MONOTONIC is ahead of this host's."""
         self.wall_offset_ns = 0
@@ -459,6 +463,16 @@ class Supervisor:
         self.held.pop(thread.requester, None)
         self.step(Cancelled(thread.requester))
 
+    def tell_clock(self) -> None:
+        """Let the guest's clocks go by what is known of them now."""
+        self.control.set_clock(
+            self.host, self.native_clock, self.wall_offset_ns, self.clock_offset_ns
+        )
+
+    def move_on(self, thread: Thread) -> None:
+        """Resume a thread after a fault or a step, unless it is to go elsewhere."""
+        self.resume(thread)
+
     def resume(self, thread: Thread, signal_number: int = 0) -> None:
         with contextlib.suppress(ptrace.TraceeGone):
             thread.cont(signal_number)
@@ -574,7 +588,7 @@ class Supervisor:
                     ptrace.get_registers(thread.task, thread.registers)
                     self.deliver_pending(thread)
                 else:
-                    self.resume(thread)
+                    self.move_on(thread)
                 return
             registers = ptrace.get_registers(thread.task, thread.registers)
             # int3 leaves rip behind itself.
@@ -629,6 +643,8 @@ class Supervisor:
         if self.decoder.cached(ip):
             return b""
         length = INSTRUCTION_LENGTH_MAX
+        if is_ours(ip):
+            return self.agent.code(ip, length)
         here = PAGE_SIZE - (ip & PAGE_MASK)
         if here < length and not self.node.allows((ip >> PAGE_SHIFT) + 1, 1, Access.READ):
             length = here
@@ -707,7 +723,7 @@ class Supervisor:
         """
         ip = thread.registers.rip
         fetch = [(address, 1, Access.READ)] if area.protection & EXEC else []
-        if not self.node.allows(ip >> PAGE_SHIFT, 1, Access.READ):
+        if not (is_ours(ip) or self.node.allows(ip >> PAGE_SHIFT, 1, Access.READ)):
             return fetch  # its bytes are not here yet: decoding them would tell lies
         touched = self.decoder.touches(self.code_at(thread), thread.registers)
         if 0 <= address - ip < INSTRUCTION_LENGTH_MAX and not any(
@@ -772,7 +788,7 @@ class Supervisor:
                 thread.step_next = False
                 self.step_pinned(thread)
                 return
-        self.resume(thread)
+        self.move_on(thread)
 
     def thrashes(self, thread: Thread) -> bool:
         """Does a thread do little but wait for pages? True when it has been moved."""

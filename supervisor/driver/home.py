@@ -151,6 +151,8 @@ class Home(Supervisor):
         self.adopt_agent(taken.agent)
         self.space = taken.space
         self.native_backing = taken.native
+        self.native_clock = taken.native_clock
+        self.tell_clock()
         self.break_start = self.break_end = taken.break_start
         for loaded_path, bias in taken.loaded.items():
             self.code.loaded(loaded_path, bias)
@@ -509,7 +511,7 @@ class Home(Supervisor):
             self.wake(("fence", message.number), None)
         elif isinstance(message, ClockProbe):
             answer = ClockAnswer(
-                message.asked_ns, time.monotonic_ns(), time.time_ns(), clocks.boot_id()
+                message.asked_ns, time.monotonic_ns(), time.time_ns(), clocks.clock_id()
             )
             self.send(host, answer)
         elif isinstance(message, UserSignal):
@@ -611,7 +613,7 @@ class Home(Supervisor):
         return any(
             start < high and low < end
             for low, high in (
-                (control.BASE, control.BASE + control.SIZE),
+                (control.BASE, control.END),
                 (arch.scratch, arch.scratch + arch.scratch_size),
             )
         )

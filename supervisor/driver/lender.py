@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -54,7 +55,7 @@ from supervisor.syscalls.handlers import clocks, futex
 from supervisor.syscalls.marshal import gather, goes_on, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES
-from supervisor.tracee import control, inject, ptrace, seccomp
+from supervisor.tracee import clock, control, inject, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.tracee.vessel import launch_vessel
 from supervisor.units import HOME, HostId
@@ -98,10 +99,12 @@ class Lender(Supervisor):
         self.pid = 0
         self.events.on_user_signal = self._on_user_signal
         self._probes_left = CLOCK_PROBES
+        self._early: deque[AnyControl] = deque()
+        """What home said before this host's clocks were known."""
         self._best_round_trip_ns = 1 << 62
 
     def start(self, cpus: list[int] | None) -> None:
-        self.pid, agent = launch_vessel(
+        self.pid, agent, self.native_clock = launch_vessel(
             self.memory, self.control,
             seccomp.build({arch: table.native_everywhere for arch, table in TABLES.items()}), cpus,
         )  # fmt: skip
@@ -118,6 +121,14 @@ class Lender(Supervisor):
     def on_control(self, host: HostId, message: AnyControl) -> None:
         if host != HOME:
             raise PeerError(f"host {host} sent a message that only home sends")
+        if isinstance(message, ClockAnswer):
+            self._clock_answer(message)
+        elif self._probes_left and not isinstance(message, Shutdown):
+            self._early.append(message)  # no thread starts whose clock would go back
+        else:
+            self._obey(message)
+
+    def _obey(self, message: AnyControl) -> None:
         if isinstance(message, CallDone):
             thread = self.by_tid.get(message.tid)
             operation = None if thread is None else thread.native
@@ -144,8 +155,6 @@ class Lender(Supervisor):
             if thread is not None:
                 thread.ended = True
                 self._stop(thread)
-        elif isinstance(message, ClockAnswer):
-            self._clock_answer(message)
         elif isinstance(message, Shutdown):
             self.quitting = True
             self.exit_status = message.status
@@ -214,7 +223,10 @@ class Lender(Supervisor):
         if thread.ended and thread.operation is not None:
             self._drop(thread)
         elif thread.waiting:
-            self._stopped(thread)  # at a fault, which it repeats wherever it goes on
+            # At a fault, which it repeats wherever it goes on; it gets its page here first
+            # where its code is of this host only.
+            if thread.ended or not clock.is_native(thread.registers.rip):
+                self._stopped(thread)
         else:
             with contextlib.suppress(ptrace.TraceeGone):
                 ptrace.interrupt(thread.task)
@@ -225,9 +237,26 @@ class Lender(Supervisor):
         else:
             self._leave(thread)
 
+    def move_on(self, thread: Thread) -> None:
+        if thread.leaving and thread.operation is None:
+            self._leave(thread)
+        else:
+            self.resume(thread)
+
     def _leave(self, thread: Thread) -> None:
-        """Let a stopped thread go on at home, where its stores so far must be seen."""
+        """Let a stopped thread go on at home, where its stores so far must be seen.
+
+        It is stepped out of code that home does not have first.
+        """
         thread.leaving = True
+        try:
+            registers = ptrace.get_registers(thread.task, thread.registers)
+            if clock.is_native(registers.rip):
+                thread.stepping = True
+                thread.single_step()
+                return
+        except ptrace.TraceeGone:
+            return
         self.forget_fault(thread)
         if self.node.armed:
             self.begin("leave", thread, self._flush_first(), lambda _: self._depart(thread))
@@ -319,7 +348,7 @@ class Lender(Supervisor):
 
     @staticmethod
     def _check_area(area: Area) -> None:
-        ours = area.start < control.BASE + control.SIZE and area.end > control.BASE
+        ours = area.start < control.END and area.end > control.BASE
         if ours or not 0 < area.start < area.end <= 1 << 47:
             raise PeerError(f"home mapped an area at {area.start:#x}-{area.end:#x}")
 
@@ -461,16 +490,23 @@ class Lender(Supervisor):
     def _clock_answer(self, message: ClockAnswer) -> None:
         """Cristian's algorithm: of a few probes, believe the quickest."""
         now = time.monotonic_ns()
+        if not self._probes_left:
+            raise PeerError("home answered a clock probe that was not made")
         round_trip = now - message.asked_ns
-        if message.boot_id == clocks.boot_id():
-            return  # the same machine: the same clock
-        if round_trip < self._best_round_trip_ns:
-            self._best_round_trip_ns = round_trip
-            self.clock_offset_ns = message.monotonic_ns + round_trip // 2 - now
-            self.wall_offset_ns = message.wall_ns + round_trip // 2 - time.time_ns()
-        self._probes_left -= 1
+        if message.clock_id == clocks.clock_id():
+            self._probes_left = 0
+        else:
+            if round_trip < self._best_round_trip_ns:
+                self._best_round_trip_ns = round_trip
+                self.clock_offset_ns = message.monotonic_ns + round_trip // 2 - now
+                self.wall_offset_ns = message.wall_ns + round_trip // 2 - time.time_ns()
+            self._probes_left -= 1
         if self._probes_left:
             self.send(HOME, ClockProbe(time.monotonic_ns()))
+            return
+        self.tell_clock()
+        while self._early:
+            self._obey(self._early.popleft())
 
     # The end --------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ class ClockAnswer(ControlMessage, frozen=True, array_like=True, tag="clock"):
     asked_ns: int
     monotonic_ns: int
     wall_ns: int
-    boot_id: str
+    clock_id: str
 
 
 class UserSignal(ControlMessage, frozen=True, array_like=True, tag="signal"):

@@ -110,6 +110,10 @@ def map_control_block(pid: int, block: ControlBlock, memory: GuestMemory) -> int
             inject.SYS_MPROTECT, control.CODE, 0x1000, inject.PROT_READ | inject.PROT_EXEC
         )
         caller.must(inject.SYS_MPROTECT, control.ARMED, 0x1000, inject.PROT_READ)
+        caller.must(
+            inject.SYS_MPROTECT, control.VDSO, 0x1000, inject.PROT_READ | inject.PROT_EXEC
+        )
+        caller.must(inject.SYS_MPROTECT, control.CLOCK, 0x1000, inject.PROT_READ)
         caller.must(inject.SYS_CLOSE, control_descriptor)
     finally:
         fresh.restore()

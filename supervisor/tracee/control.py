@@ -9,8 +9,11 @@ absolute 32-bit displacement:
     DATA    read-write:   strings the agent's calls point to
     ARMED   read-only:    one byte, the rewritten code's check
     CALLS   read-write:   the agent's list of calls, with their results
+    VDSO    read-execute: what the program takes for the kernel's vDSO (clock.py)
+    CLOCK   read-only:    what its functions read: generation, native function, offsets
+    PARK    the kernel's own vDSO and its data, moved here
 
-All are one memfd that the supervisor maps as well, so that a list of
+All but the last are one memfd that the supervisor maps as well, so that a list of
 calls is written and its results are read without a system call.
 
 The code is assembled from the text below with keystone and checked with the
@@ -26,7 +29,7 @@ import struct
 from typing import Final
 
 from supervisor.arch import I386, X86_64
-from supervisor.units import PAGE_SIZE
+from supervisor.units import PAGE_SIZE, HostId
 
 BASE: Final = 0x0010_0000
 CODE: Final = BASE
@@ -34,7 +37,12 @@ DATA: Final = BASE + 0x1000
 ARMED: Final = BASE + 0x2000
 """rewriter's ARMED_ADDRESS; tests/tracee/test_control.py holds the two together."""
 CALLS: Final = BASE + 0x3000
-SIZE: Final = 0x10000
+CALLS_END: Final = BASE + 0x10000
+VDSO: Final = X86_64.vdso
+CLOCK: Final = BASE + 0x11000
+PARK: Final = BASE + 0x12000
+END: Final = BASE + 0x20000
+SIZE: Final = END - BASE
 
 GADGET: Final = X86_64.gadget
 """`syscall; int3`: set registers here to run one call on a stopped thread."""
@@ -109,10 +117,20 @@ RESTORER_BYTES: Final = bytes.fromhex("90" + "58b877000000cd80" + "90" * 8 + "b8
 
 CALL: Final = struct.Struct("<q6Qq")
 """One entry of the list: number, six arguments, result."""
-CALLS_MAX: Final = (SIZE - (CALLS - BASE)) // CALL.size - 1
+CALLS_MAX: Final = (CALLS_END - CALLS) // CALL.size - 1
 """Calls in one list; the last entry is its end mark."""
 DATA_SIZE: Final = PAGE_SIZE
+
+_CLOCK: Final = struct.Struct("<QQqQqQ")
+"""Generation (odd while the rest changes), native clock_gettime or 0, and what home's wall
+clock and monotonic clock are ahead of this host's: seconds, nanoseconds each."""
+_NANOSECONDS: Final = 1_000_000_000
 _END = struct.Struct("<q").pack(-1)
+
+
+def is_ours(address: int) -> bool:
+    """Is it in the control block?"""
+    return BASE <= address < END
 
 
 class ControlBlock:
@@ -125,6 +143,26 @@ class ControlBlock:
         self._view[: len(CODE_BYTES)] = CODE_BYTES
         at = I386.restorers[0] - 1 - BASE
         self._view[at : at + len(RESTORER_BYTES)] = RESTORER_BYTES
+
+    def set_clock(self, host: HostId, native: int, wall_ns: int, monotonic_ns: int) -> None:
+        """Say how this host's clocks are read (clock.py), and what home's are ahead of them.
+
+        The generation names the host, so that a thread that is moved notices.
+        """
+        at, view = CLOCK - BASE, self._view
+        (generation,) = struct.unpack_from("<Q", view, at)
+        count = (generation & 0xFFFF_FFFF) + 2
+        struct.pack_into("<Q", view, at, generation | 1)
+        _CLOCK.pack_into(
+            view, at, host << 32 | count | 1, native,
+            *divmod(wall_ns, _NANOSECONDS), *divmod(monotonic_ns, _NANOSECONDS),
+        )  # fmt: skip
+        struct.pack_into("<Q", view, at, host << 32 | count)
+
+    def set_image(self, image: bytes) -> None:
+        """Lay down the vDSO image."""
+        assert len(image) <= PAGE_SIZE
+        self._view[VDSO - BASE : VDSO - BASE + len(image)] = image
 
     def set_armed(self, armed: bool) -> None:
         self._view[ARMED - BASE] = int(armed)

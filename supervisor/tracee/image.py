@@ -5,7 +5,8 @@ Every writable mapping is moved onto guest memory, the stack at its full size
 (RLIMIT_STACK), so that nothing grows behind the supervisor's back. Read-only
 mappings stay as the kernel made them; those of the program and of its dynamic
 linker are replaced by the rewritten files' segments at the same addresses.
-The vDSO is dropped and hidden: other hosts' kernels have other ones.
+The vDSO is hidden, for other hosts' kernels have other ones; what the program
+finds in its place is in the control block (clock.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
 from supervisor.errors import CannotExecute
 from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Fresh, make_agent_thread, map_control_block
+from supervisor.tracee.clock import park_native
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.maps import read_maps
@@ -29,6 +31,7 @@ from supervisor.units import PAGE_SIZE, round_up
 
 _AT_NULL = 0
 _AT_IGNORE = 1
+_AT_SYSINFO_EHDR = 33
 _AT_SYSINFO = frozenset((32, 33))
 """AT_SYSINFO and AT_SYSINFO_EHDR."""
 
@@ -63,6 +66,8 @@ class HomeImage(NamedTuple):
     """/proc/PID/mem of the program, for what is not on guest memory."""
     loaded: dict[str, int]
     """Load bias of each file that the kernel mapped (the program, its linker)."""
+    native_clock: int
+    """See clock.park_native."""
 
 
 def take_over(
@@ -88,6 +93,7 @@ def take_over(
     break_start = caller.must(SYS_BRK, 0)
     fresh.restore()
     agent = make_agent_thread(pid, block, map_control_block(pid, block, memory))
+    native_clock = park_native(pid, agent)
     process_memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     space = AddressSpace(arch=arch)
     native = ProcessBacking(process_memory)
@@ -95,16 +101,14 @@ def take_over(
     loaded: dict[str, int] = {}
     for mapping in read_maps(pid):
         start, end = mapping.start, mapping.end
-        if control.BASE <= start < control.BASE + control.SIZE or start >= 1 << 47:
+        if control.is_ours(start) or start >= 1 << 47:
             continue
         if arch.scratch <= start < arch.scratch + arch.scratch_size:
             continue
-        if mapping.path in ("[vdso]", "[vvar]", "[vvar_vclock]"):
-            calls.append((inject.SYS_MUNMAP, start, end - start))
-        elif mapping.path == "[stack]":
+        if mapping.path == "[stack]":
             bottom = _stack_bottom(end)
             contents = bytearray(os.pread(process_memory, end - start, start))
-            _hide_vdso(contents, ptrace.get_registers(pid).rsp - start, arch)
+            _show_vdso(contents, ptrace.get_registers(pid).rsp - start, arch)
             memory.write_bytes(start, bytes(contents))
             calls.append(agent.map_guest(bottom, end - bottom, READ | WRITE))
             space.add(Area(bottom, end, READ | WRITE, Kind.GUEST, "[stack]"))
@@ -124,7 +128,7 @@ def take_over(
         loaded[path] = bias
         if replacement is not None:
             _lay_over(agent, space, memory, native, path, bias, replacement)
-    return HomeImage(agent, space, break_start, native, loaded)
+    return HomeImage(agent, space, break_start, native, loaded, native_clock)
 
 
 def _check_room(pid: int, arch: Arch) -> None:
@@ -147,8 +151,8 @@ def _stack_bottom(top: int) -> int:
     return top - round_up(max(size, 256 << 10))
 
 
-def _hide_vdso(stack: bytearray, at: int, arch: Arch) -> None:
-    """Turn the auxiliary vector's entries that tell of it into AT_IGNORE (in place)."""
+def _show_vdso(stack: bytearray, at: int, arch: Arch) -> None:
+    """Let the auxiliary vector's entries tell of our own vDSO, or of none (in place)."""
     pointer, word = arch.pointer, arch.word
     (count,) = pointer.unpack_from(stack, at)
     at += word * (count + 2)
@@ -159,7 +163,9 @@ def _hide_vdso(stack: bytearray, at: int, arch: Arch) -> None:
         (kind,) = pointer.unpack_from(stack, at)
         if kind == _AT_NULL:
             return
-        if kind in _AT_SYSINFO:
+        if kind == _AT_SYSINFO_EHDR and arch.vdso:
+            pointer.pack_into(stack, at + word, arch.vdso)
+        elif kind in _AT_SYSINFO:
             pointer.pack_into(stack, at, _AT_IGNORE)
         at += 2 * word
 

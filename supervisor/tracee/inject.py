@@ -123,6 +123,11 @@ class Agent:
         path = self.control.write_data(f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0")
         return self.check([(SYS_OPENAT, AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC, 0)])[0]
 
+    def code(self, address: int, length: int) -> bytes:
+        """Bytes of the guest process itself, for code that is not in guest memory."""
+        with open(f"/proc/{self.tid}/mem", "rb", buffering=0) as memory:
+            return os.pread(memory.fileno(), length, address)
+
     def take_born(self) -> list[int]:
         born, self.born = self.born, []
         return born

@@ -2,8 +2,8 @@
 """The vessel: the guest process of a host other than home.
 
 A tiny static ELF file, written into a memfd and executed from there, whose
-own mappings (text, stack, vDSO) are all dropped: what is left is the control
-block and an empty address space, into which the program's areas are mapped at
+own mappings (text, stack) are dropped: what is left is the control block, the
+vDSO in it, and an empty address space, into which the program's areas are mapped at
 their own addresses, inaccessible until fetched.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from supervisor.tracee import control, inject
 from supervisor.tracee.bootstrap import make_agent_of, map_control_block
+from supervisor.tracee.clock import park_native
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.maps import read_maps
@@ -41,8 +42,8 @@ def vessel_image() -> bytes:
 
 def launch_vessel(
     memory: GuestMemory, block: ControlBlock, filter_program: bytes, cpus: Iterable[int] | None
-) -> tuple[int, Agent]:
-    """Start a vessel; its pid and its parked agent."""
+) -> tuple[int, Agent, int]:
+    """Start a vessel; its pid, its parked agent, and what clock.park_native tells."""
     image = os.memfd_create("dsmsup-vessel", os.MFD_CLOEXEC)
     try:
         os.write(image, vessel_image())
@@ -53,12 +54,12 @@ def launch_vessel(
     finally:
         os.close(image)
     agent = make_agent_of(pid, block, map_control_block(pid, block, memory))
-    end = control.BASE + control.SIZE
+    native_clock = park_native(pid, agent)
     agent.run(
         [
             (inject.SYS_MUNMAP, mapping.start, mapping.end - mapping.start)
             for mapping in read_maps(pid)
-            if not (control.BASE <= mapping.start < end) and mapping.start < 1 << 47
+            if not control.is_ours(mapping.start) and mapping.start < 1 << 47
         ]
     )
-    return pid, agent
+    return pid, agent, native_clock

@@ -63,6 +63,7 @@ SYNCHRONIZATION = [
     Program("false_sharing"),
     Program("page_crossing", threads=3),
     Program("clock_order"),
+    Program("clock_signals", threads=1),
 ]
 
 THREADS = [

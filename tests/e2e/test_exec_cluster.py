@@ -163,3 +163,16 @@ def test_status_under_mpirun(place: Place) -> None:
         launch.append("--allow-run-as-root")
     argv = [*harness.dsmsup_command(), "exec", str(harness.BIN / "exit_thread"), "4", "9"]
     assert place.run([*launch, *argv]).status == 9
+
+
+@pytest.mark.root
+def test_hosts_whose_clocks_differ_agree_on_the_time(place: Place) -> None:
+    """The second host in a time namespace a day ahead: its threads read home's clock."""
+    harness.need("unshare")
+    ahead = ["unshare", "--time", "--monotonic", "86400", "--boottime", "86400"]
+    cluster = clusters.on_loopback(place)._replace(prefixes=((), ahead))
+    home, lender = cluster.start(harness.BIN / "clock_order")
+    done = home.wait()
+    assert (done.status, done.own_lines()) == (0, [])
+    assert done.stdout == b"clock_order: 240 readings\n"
+    assert lender.wait().status == 0

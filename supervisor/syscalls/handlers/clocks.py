@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Clocks: read by the supervisor of the thread's host, corrected to home's.
 
+Programs seldom come here: they have a vDSO (tracee/clock.py).
+
 All threads read one monotonic clock: home's. `clock_offset_ns` of a supervisor
 is what home's CLOCK_MONOTONIC is ahead of its own (0 at home).
 """
@@ -8,6 +10,7 @@ is what home's CLOCK_MONOTONIC is ahead of its own (0 at home).
 from __future__ import annotations
 
 import errno
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -86,9 +89,16 @@ def _at_home(home: Home, thread: Thread, args: list[int], call: SpecialCall | No
 HANDLERS: Final = dict.fromkeys(LOCAL, _at_home)
 
 
-def boot_id() -> str:
-    """Names one boot of one kernel: hosts that share it share their clocks."""
+def clock_id() -> str:
+    """Names what this host's clocks count from: hosts that share it share their clocks.
+
+    One boot of one kernel, and one time namespace of it (time_namespaces(7)).
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+    try:
+        return f"{boot} {os.readlink('/proc/self/ns/time')}"
+    except OSError:  # a kernel without them
+        return boot
