@@ -81,6 +81,11 @@ class Arch:
     buffer_max: int
     """Bytes of one buffer that travel in one call at most."""
 
+    frame_mask_at: int = 0
+    """From the stack pointer at a handler's first instruction to uc_sigmask in the frame
+    (struct rt_sigframe); 0 where frames are of several kinds."""
+    return_mask_at: int = 0
+    """The same at the rt_sigreturn that ends the handler."""
     restorers: tuple[int, int] = (0, 0)
     """Where a signal handler without a restorer of its own returns to, without and with
     siginfo; 0 where the kernel wants one of the program."""

@@ -581,6 +581,8 @@ class Supervisor:
             _, code, _ = ptrace.get_siginfo(thread.task)
             if thread.stepping and code > 0:
                 thread.stepping = False
+                if thread.frame_mask:
+                    self.entered_handler(thread)
                 if thread.requester in self.held:  # progress is made; now it is as any other
                     self.held[thread.requester] = time.monotonic() + HOLD_S[thread.wanted]
                     self._release_held()
@@ -803,6 +805,10 @@ class Supervisor:
 
     def deliver_pending(self, thread: Thread) -> None:
         """Begin to deliver the first of a thread's pending signals."""
+        raise NotImplementedError
+
+    def entered_handler(self, thread: Thread) -> None:
+        """A thread stands at the first instruction of a handler."""
         raise NotImplementedError
 
     def deliver(self, thread: Thread) -> None:

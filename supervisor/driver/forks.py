@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor.arch.base import NO_CALL
 from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access
+from supervisor.driver import signals
 from supervisor.driver.operations import Native, Steps, Wait
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import threads
@@ -34,6 +35,7 @@ from supervisor.units import PAGE_SHIFT
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.messages import SpecialCall
+    from supervisor.driver.scratch import Lease
     from supervisor.driver.thread import Thread
 
 CLONE_VM: Final = 0x00000100
@@ -108,7 +110,7 @@ class Forks:
                     if child not in home.newborn:
                         yield Wait(("born", child))
                     home.newborn.discard(child)
-                    self._begin(child, copy, context, xstate, areas)
+                    self._begin(thread, child, copy, context, xstate, areas)
             finally:
                 os.close(copy)
         if child > 0 and flags & CLONE_PARENT_SETTID and home.check(parent_tid, 4, Access.WRITE):
@@ -134,8 +136,8 @@ class Forks:
                     os.pwrite(copy, data, at)
 
     def _begin(
-        self, child: int, copy: int, context: ptrace.Registers, xstate: bytes,
-        areas: list[bytes],
+        self, parent: Thread, child: int, copy: int, context: ptrace.Registers,
+        xstate: bytes, areas: list[bytes],
     ) -> None:  # fmt: skip
         """Give a forked child its own memory and let it run."""
         home = self.home
@@ -168,6 +170,8 @@ class Forks:
                 inject.MAP_PRIVATE | inject.MAP_FIXED | inject.MAP_ANONYMOUS, NO_CALL, 0,
             )  # fmt: skip
             ptrace.set_thread_areas(child, areas)
+            self._restore_signals(parent, caller, lease)
+            ptrace.set_signal_mask(child, ptrace.get_signal_mask(child) | parent.virtual_mask)
             ptrace.set_registers(child, context)
             if xstate:
                 ptrace.set_xstate(child, xstate)
@@ -177,6 +181,15 @@ class Forks:
             home.bystanders.add(child)
         finally:
             lease.release()
+
+    def _restore_signals(self, parent: Thread, caller: Caller, lease: Lease) -> None:
+        """The kernel alone serves the child: it gets the program's wishes about forced signals."""
+        if not parent.arch.frame_mask_at:
+            return
+        at = lease.allocate(signals.ACTION.size)
+        for number, action in parent.actions.about_forced():
+            lease.write(at, action)
+            caller.call(inject.SYS_RT_SIGACTION, number, at, 0, signals.SIGSET_SIZE)
 
     def born(self, parent: Thread, child: int) -> None:
         """A task has been made; see to it here if it shares memory but is no thread."""

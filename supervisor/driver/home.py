@@ -58,6 +58,7 @@ from supervisor.errors import EXIT_SIGNAL_BASE, DsmsupError, GuestDied, PeerErro
 from supervisor.program import check_header
 from supervisor.syscalls import handlers
 from supervisor.syscalls.handlers import clocks, memory
+from supervisor.syscalls.handlers import signals as sigcalls
 from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES, is_plain
@@ -69,6 +70,9 @@ from supervisor.units import HOME, PAGE_SHIFT, HostId, PageNumber
 
 MAPS_SPARE: Final = 500
 """Mappings of a process that are kept for the supervisor: it splits areas by pages."""
+
+LOOK_S: Final = 0.05
+"""How often threads elsewhere are looked after for signals that wait for them."""
 
 TERMINATION_S: Final = 5.0
 """How long the program may take to end after dsmsup was sent SIGTERM."""
@@ -115,6 +119,7 @@ class Home(Supervisor):
         """Hosts that have the area list; the others get it with their first thread."""
         self.areas_max = maps_max() - MAPS_SPARE
         """Beyond so many areas the program is told ENOMEM."""
+        self._looks_for_signals = False
         self.pid = 0
         self.pidfd = -1
         self.break_start = 0
@@ -242,9 +247,9 @@ class Home(Supervisor):
             if isinstance(call, int):
                 return done or call
             result = yield from self.run_call(thread, row, call)
+            value = yield from scatter(row, arguments, call, result, self)
             if result.ret in RESTART_CODES:
                 return done or result.ret
-            value = yield from scatter(row, arguments, call, result, self)
             if value < 0:
                 return done or value
             done += value
@@ -351,6 +356,9 @@ class Home(Supervisor):
         registers = ptrace.get_registers(thread.task)
         if number == signal.SIGTRAP and registers.rip == thread.arch.gadget + control.GADGET_SIZE:
             self._native_done(thread, registers.rax)
+            return
+        if signals.keeps(thread, number):
+            thread.cont()
             return
         if not self.actions.runs_handler(number):
             thread.cont(number)  # the kernel stops, ends or restarts as it must
@@ -470,6 +478,9 @@ class Home(Supervisor):
     def deliver_pending(self, thread: Thread) -> None:
         signals.deliver_pending(self, thread)
 
+    def entered_handler(self, thread: Thread) -> None:
+        signals.entered(self, thread)
+
     def deliver(self, thread: Thread) -> None:
         signals.deliver(self, thread)
 
@@ -557,7 +568,7 @@ class Home(Supervisor):
         if result.ret in RESTART_CODES:
             number = thread.pending_signals[-1][0] if thread.pending_signals else 0
             if not self.actions.restarts(number, result.ret):
-                result = Result(-EINTR, [])
+                result = Result(-EINTR, result.outs)
         self.send(thread.away, CallDone(thread.tid, result))
 
     def send_away(self, thread: Thread, host: HostId, registers: bytes, xstate: bytes) -> None:
@@ -569,8 +580,27 @@ class Home(Supervisor):
             self.send(host, AreasChanged([], list(self.space), []))
             for found in self.code.traps.objects:
                 self.send(host, CodeLoaded(*found))
+        if not self._looks_for_signals:
+            self._looks_for_signals = True
+            self.events.at(time.monotonic() + LOOK_S, self._look_for_signals)
         tls = ptrace.get_thread_areas(thread.task)
         self.send(host, StartThread(thread.tid, registers, xstate, tls))
+
+    def _look_for_signals(self) -> None:
+        """A shadow stands in a ptrace stop, where no signal wakes it: fetch its thread for one.
+
+        Signals that the program itself sends are seen to at once; this is for
+        those of timers and of other processes.
+        """
+        away = [thread for thread in self.by_tid.values() if thread.away != HOME]
+        self._looks_for_signals = bool(away)
+        if not away:
+            return
+        for thread in away:
+            if thread.native is None and sigcalls.pending(self, thread):
+                self.send(thread.away, BringHome(thread.tid))
+                break  # it may be the process's: one will do
+        self.events.at(time.monotonic() + LOOK_S, self._look_for_signals)
 
     def _came_home(self, thread: Thread, message: Departed) -> None:
         self.placement.moved(thread.away, HOME)
@@ -582,8 +612,12 @@ class Home(Supervisor):
     def _settle_at_home(self, thread: Thread, xstate: bytes) -> Steps:
         if thread.pending_signals:
             # A signal can be injected only at a signal stop: the gadget's int3 is one.
+            # Others of the program's must not come there: they have their turn later.
             thread.entered = True
+            mask = ptrace.get_signal_mask(thread.task)
+            ptrace.set_signal_mask(thread.task, NO_CALL & ~signals.FORCED_MASK)
             yield Native(thread.arch.numbers["getpid"], [])
+            ptrace.set_signal_mask(thread.task, mask)
         try:
             ptrace.set_registers(thread.task, thread.registers)
             ptrace.set_xstate(thread.task, xstate)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.arch import Arch
 from supervisor.coherence.messages import Access, Fault
-from supervisor.tracee import ptrace
+from supervisor.tracee import inject, ptrace
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
@@ -40,6 +40,7 @@ SIG_IGN: Final = 1
 
 ACTION: Final = struct.Struct("<QQQQ")
 """struct kernel_sigaction as it is kept here, that of x86-64: handler, flags, restorer, mask."""
+SIGSET_SIZE: Final = 8
 FRAME_SIZE: Final = 16 << 10
 """More than any signal frame: the red zone, the frame, and XSAVE state (about 11 KiB with AMX)."""
 
@@ -79,6 +80,14 @@ class Actions:
 
     def set(self, number: int, action: bytes) -> None:
         self._actions[number] = action
+
+    def about_forced(self) -> list[tuple[int, bytes]]:
+        """Actions that the kernel has not as they were set."""
+        return [
+            (number, action)
+            for number, action in self._actions.items()
+            if number in FORCED or ACTION.unpack(action)[3] & FORCED_MASK
+        ]
 
     def runs_handler(self, number: int) -> bool:
         handler: int = ACTION.unpack(self.get(number))[0]
@@ -121,15 +130,24 @@ def for_kernel(number: int, action: bytes, arch: Arch) -> bytes:
 
 def arrived(home: Home, thread: Thread, number: int) -> None:
     """A signal of the program's own, at a thread that is here and runs its own code."""
+    if number in FORCED:
+        blocked = bool(thread.virtual_mask >> (number - 1) & 1)
+        _, code, _ = ptrace.get_siginfo(thread.task)
+        caused = code > 0
+        if keeps(thread, number):
+            thread.cont()
+            return
+        if thread.actions.ignored(number) and not caused:
+            thread.cont()
+            return
+        if blocked:
+            reset(home, number)
+            thread.cont(number)
+            return
     if not thread.actions.runs_handler(number):
-        if number in FORCED and thread.actions.ignored(number):
-            _, code, _ = ptrace.get_siginfo(thread.task)
-            if code <= 0:  # sent, not caused
-                thread.cont()
-                return
         thread.cont(number)
         return
-    if home.hosts == 1:
+    if home.hosts == 1 and not _masks_forced(thread, number):
         as_if_unmoved(home, thread, number, ptrace.get_siginfo_bytes(thread.task))
         thread.actions.delivered(number)
         thread.cont(number)
@@ -153,6 +171,49 @@ def as_if_unmoved(home: Home, thread: Thread, number: int, info: bytes) -> None:
     if original != registers.rip:
         registers.rip = original
         ptrace.set_registers(thread.task, registers)
+
+
+def keeps(thread: Thread, number: int) -> bool:
+    """A forced signal that was sent while the program has it blocked: kept until it has not."""
+    if number not in FORCED or not thread.virtual_mask >> (number - 1) & 1:
+        return False
+    info = ptrace.get_siginfo_bytes(thread.task)
+    if int.from_bytes(info[8:12], "little", signed=True) > 0:
+        return False  # caused, not sent
+    thread.blocked_signals.append((number, info))
+    return True
+
+
+def reset(home: Home, number: int) -> None:
+    """The program is to end by a signal that it has a handler for, but blocked."""
+    at = home.agent.control.write_data(bytes(ACTION.size))
+    home.agent.run([(inject.SYS_RT_SIGACTION, number, at, 0, SIGSET_SIZE)])
+
+
+def _masks_forced(thread: Thread, number: int) -> bool:
+    """Will one of the forced signals be blocked in the handler, in the program's eyes?"""
+    mask = ACTION.unpack(thread.actions.get(number))[3]
+    return number in FORCED or bool((mask | thread.virtual_mask) & FORCED_MASK)
+
+
+def entered(home: Home, thread: Thread) -> None:
+    """A thread stands at its handler's first instruction: complete the frame's mask.
+
+    The kernel has put its own there, which has none of the forced signals;
+    sigreturn reads it, and so may the handler.
+    """
+    mask, thread.frame_mask = thread.frame_mask, 0
+    at = ptrace.get_registers(thread.task).rsp + thread.arch.frame_mask_at
+    word = int.from_bytes(home.read(at, SIGSET_SIZE), "little") | mask
+    home.write(at, word.to_bytes(SIGSET_SIZE, "little"))
+
+
+def take_unblocked(thread: Thread) -> list[tuple[int, bytes]]:
+    """Forced signals that were sent while blocked, and are not any more: number, siginfo."""
+    kept = thread.blocked_signals
+    mask = thread.virtual_mask
+    thread.blocked_signals = [entry for entry in kept if mask >> (entry[0] - 1) & 1]
+    return [entry for entry in kept if not mask >> (entry[0] - 1) & 1]
 
 
 def deliver_pending(home: Home, thread: Thread) -> None:
@@ -181,6 +242,12 @@ def deliver(home: Home, thread: Thread) -> None:
     thread.delivering = False
     home.pager.reach(_frame_ranges(thread))
     number, info = thread.pending_signals.pop(0)
+    _, flags, _, mask = ACTION.unpack(thread.actions.get(number))
+    if thread.arch.frame_mask_at:
+        thread.frame_mask = thread.virtual_mask
+        thread.virtual_mask |= mask & FORCED_MASK
+        if number in FORCED and not flags & SA_NODEFER:
+            thread.virtual_mask |= 1 << (number - 1)
     thread.actions.delivered(number)
     ptrace.set_siginfo_bytes(thread.task, info)
     as_if_unmoved(home, thread, number, info)

@@ -30,6 +30,7 @@ class Thread:
         "arch",
         "at_gadget",
         "away",
+        "blocked_signals",
         "born",
         "borrowed",
         "call_file",
@@ -41,6 +42,7 @@ class Thread:
         "exited",
         "fault_address",
         "fault_key",
+        "frame_mask",
         "later",
         "leaving",
         "lost",
@@ -100,6 +102,10 @@ class Thread:
         """ss_sp and ss_size of sigaltstack(2); size 0 when disabled."""
         self.pending_signals: list[tuple[int, bytes]] = []
         """Taken from the kernel, to be delivered when the current call ends: number, siginfo."""
+        self.blocked_signals: list[tuple[int, bytes]] = []
+        """Of the forced ones, sent while the program has them blocked: number, siginfo."""
+        self.frame_mask = 0
+        """Forced signals that the frame of the handler being entered is to show as blocked."""
         self.delivering = False
         """Waits for its stack pages to deliver the first of the pending signals."""
         self.ended = False

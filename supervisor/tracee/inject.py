@@ -29,6 +29,7 @@ SYS_MMAP: Final = 9
 SYS_MPROTECT: Final = 10
 SYS_MUNMAP: Final = 11
 SYS_MADVISE: Final = 28
+SYS_RT_SIGACTION: Final = 13
 SYS_CLONE: Final = 56
 SYS_EXIT: Final = 60
 SYS_OPENAT: Final = 257

@@ -16,10 +16,9 @@ SLOW = {("memory", "too_many")}
 """Tests of many seconds, by program."""
 
 BROKEN = {
-    ("threads", "clocks"), ("signals", "masks"), ("signals", "queues"), ("signals", "restarts"),
-    ("signals", "own_faults"), ("machine", "processors"), ("machine", "affinity"),
+    ("threads", "clocks"), ("machine", "processors"), ("machine", "affinity"),
     ("machine", "process"), ("machine", "maps"),
-}  # fmt: skip
+}
 """Not as natively yet: docs/posix.md tells what."""
 
 

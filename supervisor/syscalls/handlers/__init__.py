@@ -31,7 +31,9 @@ HOME_HANDLERS: Final[dict[str, Handler]] = {
 }
 """By the name of the call, or of another that does the same (Row.handler)."""
 
-OVERRIDES: Final = frozenset(("tkill", "tgkill", "rt_tgsigqueueinfo", "kill", "rt_sigqueueinfo"))
+OVERRIDES: Final = frozenset(
+    ("tkill", "tgkill", "rt_tgsigqueueinfo", "kill", "rt_sigqueueinfo", "rt_sigpending")
+)
 """Calls that only need marshalling, but something more after it at home."""
 
 MARSHALLED: Final = frozenset(("open", "readlink", "nanosleep", "clock_nanosleep"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor.coherence.messages import Access
 from supervisor.driver.messages import BringHome
 from supervisor.driver.operations import Hold, Native, Proceed, Steps
-from supervisor.driver.signals import ACTION, FORCED_MASK, FRAME_SIZE, for_kernel
+from supervisor.driver.signals import ACTION, FORCED_MASK, FRAME_SIZE, for_kernel, take_unblocked
 from supervisor.syscalls.call import Acquire
 from supervisor.tracee import ptrace
 from supervisor.units import HOME
@@ -89,9 +89,34 @@ def rt_sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall |
         if after is None:
             return -errno.EINVAL
         _set_mask(thread, after)
+        yield from _unblocked(home, thread)
     if old:
         return (yield from _write(home, old, before.to_bytes(SIGSET_SIZE, "little")))
     return 0
+
+
+def _unblocked(home: Home, thread: Thread) -> Steps:
+    """What was blocked until now is delivered before the call returns.
+
+    At home the kernel sees to it. A shadow takes nothing where it stands: it is
+    let into the kernel for a moment.
+    """
+    yield from _send_again(home, thread)
+    if thread.away != HOME and pending(home, thread):
+        yield Native(thread.arch.numbers["getpid"], [])
+
+
+def _send_again(home: Home, thread: Thread) -> Steps:
+    """Forced signals that were kept while they were blocked come to the thread anew."""
+    number = thread.arch.numbers["rt_tgsigqueueinfo"]
+    for kept, info in take_unblocked(thread):
+        lease = home.scratch.lease()
+        try:
+            at = lease.allocate(len(info))
+            lease.write(at, info)
+            yield Native(number, [home.pid, thread.tid, kept, at])
+        finally:
+            lease.release()
 
 
 def _masked(how: int, before: int, mask: int, kept: int) -> int | None:
@@ -145,7 +170,20 @@ def rt_sigreturn(home: Home, thread: Thread, args: list[int], _: SpecialCall | N
     frame = ((stack - 8, FRAME_SIZE, Access.READ),)
     yield Hold(frame)
     home.pager.reach(frame)
+    if thread.arch.return_mask_at:
+        word = home.read(stack + thread.arch.return_mask_at, SIGSET_SIZE)
+        thread.virtual_mask = int.from_bytes(word, "little") & FORCED_MASK
     yield Proceed()
+    if thread.virtual_mask:
+        mask = ptrace.get_signal_mask(thread.task)
+        ptrace.set_signal_mask(thread.task, mask & ~FORCED_MASK)
+    if thread.blocked_signals:
+        ptrace.get_registers(thread.task, thread.registers)
+        yield from _send_again(home, thread)
+        ptrace.set_registers(thread.task, thread.registers)
+        if thread.pending_signals:
+            home.deliver_pending(thread)
+            return None
     home.resume(thread)
     return None
 
@@ -182,6 +220,34 @@ def _candidates(home: Home, number: int) -> list[Thread]:
         if thread.away != HOME and not ptrace_blocked(thread, number):
             return [thread]
     return []
+
+
+def pending(home: Home, thread: Thread) -> bool:
+    """Does a signal that a task has not blocked wait for it, or for the process?"""
+    waiting = blocked = 0
+    try:
+        with open(f"/proc/{thread.task}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith(("SigPnd:", "ShdPnd:")):
+                    waiting |= int(line.split()[1], 16)
+                elif line.startswith("SigBlk:"):
+                    blocked = int(line.split()[1], 16)
+                    break
+    except OSError:
+        return False
+    return bool(waiting & ~blocked)
+
+
+def rt_sigpending(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """The kernel's, and the forced ones that are kept here."""
+    result = yield from home.run_marshalled(thread, home.row_of(thread, call), args)
+    if result >= 0 and thread.blocked_signals and args[1] == SIGSET_SIZE:
+        data = yield from _read(home, args[0], SIGSET_SIZE)
+        word = int.from_bytes(data or b"", "little")
+        for number, _ in thread.blocked_signals:
+            word |= 1 << (number - 1)
+        return (yield from _write(home, args[0], word.to_bytes(SIGSET_SIZE, "little")))
+    return result
 
 
 def ptrace_blocked(thread: Thread, number: int) -> bool:
@@ -266,6 +332,7 @@ HANDLERS: Final = {
     "rt_sigaction": rt_sigaction,
     "rt_sigprocmask": rt_sigprocmask,
     "sigaltstack": sigaltstack,
+    "rt_sigpending": rt_sigpending,
     "rt_sigreturn": rt_sigreturn,
     "sigreturn": rt_sigreturn,
     "sigaction": sigaction,
