@@ -7,7 +7,6 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-BENCHES := $(wildcard benches/*.py)
 
 # More options for pytest: make test PYTEST_ARGS="-k mutex -x"
 PYTEST_ARGS ?=
@@ -18,7 +17,7 @@ help:
 	@echo "make test       lint, types and all tests but the slow ones"
 	@echo "make test-slow  the slow tests"
 	@echo "make stress     every program 20 times on 2 hosts, 5 times all on one processor"
-	@echo "make bench      the benchmark suite"
+	@echo "make bench      the benchmark suite, into docs/benchmarks.md; 15 minutes"
 	@echo "make venv       the Python environment, in $(VENV)"
 	@echo "make build      the test programs, in testprogs/bin"
 	@echo "make clean      remove what was built, $(VENV) included"
@@ -59,9 +58,14 @@ stress: venv build
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 20
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 5 --pin 0
 
-bench: venv build
-	@test -n "$(BENCHES)" || { echo "no benches/*.py" >&2; exit 1; }
-	set -e; for bench in $(BENCHES); do $(PY) $$bench; done
+$(VENV)/bench-ready: $(VENV)/ready
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@
+
+# More options for the suite: make bench BENCH_ARGS="--only micro"
+BENCH_ARGS ?= --json docs/benchmarks.json --page docs/benchmarks.md
+bench: $(VENV)/bench-ready build
+	$(PY) benches/suite.py $(BENCH_ARGS)
 
 clean:
 	$(MAKE) --no-print-directory -C testprogs clean

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * floors WHAT COUNT: what the mechanisms under dsmsup cost in bare C, in
- * nanoseconds: median, least and greatest of batches.
+ * floors WHAT COUNT BYTES BATCHES: what the mechanisms under dsmsup cost in bare C, in
+ * nanoseconds (a stream: for each 4 KiB): median, least and greatest of batches.
  *
  *   trap          a ptrace stop at `8e c8`: registers read, written, tracee continued
  *   fault         a ptrace stop at a SIGSEGV, mprotect injected on the thread itself
- *   round-trip N  64 bytes one way, N bytes back, over a loopback TCP connection
- *   stream N      N bytes one way, in pieces of 64 KiB
+ *   round-trip    64 bytes one way, BYTES back, over a loopback TCP connection
+ *   stream        BYTES one way, in pieces of 64 KiB
  *
  * Tracer and tracee share a processor (that of their own guest); the two ends
  * of a connection are on the first and the last processor allowed. With
@@ -23,10 +23,10 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
-enum { BATCHES = 11, PIECE = 1 << 16 };
+enum { BATCHES_MAX = 31, PIECE = 1 << 16 };
 
-static int count;
-static double batch_ns[BATCHES];
+static int count, batches;
+static double batch_ns[BATCHES_MAX];
 
 static int by_value(const void *a, const void *b)
 {
@@ -37,8 +37,8 @@ static int by_value(const void *a, const void *b)
 
 static void report(void)
 {
-	qsort(batch_ns, BATCHES, sizeof *batch_ns, by_value);
-	printf("%.1f %.1f %.1f\n", batch_ns[BATCHES / 2], batch_ns[0], batch_ns[BATCHES - 1]);
+	qsort(batch_ns, batches, sizeof *batch_ns, by_value);
+	printf("%.1f %.1f %.1f\n", batch_ns[batches / 2], batch_ns[0], batch_ns[batches - 1]);
 }
 
 static void pin(int last)
@@ -79,7 +79,7 @@ static void stops(int faults)
 		}
 	}
 	CHECK(child > 0 && waitpid(child, &status, 0) == child);
-	for (int batch = 0; batch < BATCHES; batch++) {
+	for (int batch = 0; batch < batches; batch++) {
 		double began = now_s();
 
 		for (int i = 0; i < count; i++) {
@@ -165,7 +165,7 @@ static void connection(long answer, int streams, int busy)
 	pin(1);
 	CHECK((near = accept(listener, NULL, NULL)) >= 0);
 	CHECK(setsockopt(near, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) == 0);
-	for (int batch = 0; batch < BATCHES; batch++) {
+	for (int batch = 0; batch < batches; batch++) {
 		double began = now_s();
 
 		for (int i = 0; i < count; i++) {
@@ -191,6 +191,8 @@ int main(int argc, char **argv)
 	int busy = strstr(what, "-busy") != NULL;
 
 	count = argument(argc, argv, 2, 1000);
+	batches = argument(argc, argv, 4, 11);
+	CHECK(count > 0 && batches > 0 && batches <= BATCHES_MAX);
 	if (strcmp(what, "trap") == 0)
 		stops(0);
 	else if (strcmp(what, "fault") == 0)

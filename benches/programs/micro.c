@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * micro WHAT COUNT: prints the nanoseconds that one operation takes, median of
- * batches. Main is at home; the one thread it makes is on another host where
- * there is one. What needs two sides is done by those two.
+ * micro WHAT COUNT BATCHES: prints the nanoseconds that one operation takes:
+ * median, least and greatest of batches of COUNT. Main is at home; the one
+ * thread it makes is on another host where there is one. What needs two sides
+ * is done by those two. What two hosts use has pages of its own. With a fourth
+ * argument it stays half a minute, for others to look at.
  */
 #include "bench.h"
 #include <sys/mman.h>
@@ -11,18 +13,23 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 
-enum { BATCHES = 11, LINE = 64 };
+enum { BATCHES_MAX = 31, LINE = 64 };
 
-static int count, busy;
-static double batch_ns[BATCHES];
+static int count, batches, busy;
+static double batch_ns[BATCHES_MAX];
 static char *memory;
 static int *order;
-static atomic_int turn __attribute__((aligned(PAGE_BYTES)));
-static char after_turn[PAGE_BYTES] __attribute__((aligned(PAGE_BYTES)));
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static long shared_count;
-static sem_t ping, pong;
 static volatile long sink;
+
+/* Padding, not only alignment: no other variable may follow in the same page. */
+static union { atomic_int turn; char page[PAGE_BYTES]; } turns __attribute__((aligned(PAGE_BYTES)));
+static union { sem_t semaphore; char page[PAGE_BYTES]; } ping, pong
+	__attribute__((aligned(PAGE_BYTES)));
+static union {
+	struct { pthread_mutex_t lock; long count; };
+	char page[PAGE_BYTES];
+} shared __attribute__((aligned(PAGE_BYTES)));
+static char dirty[PAGE_BYTES] __attribute__((aligned(PAGE_BYTES)));
 
 static int by_value(const void *a, const void *b)
 {
@@ -31,7 +38,7 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void report(int batches)
+static void report(void)
 {
 	qsort(batch_ns, batches, sizeof *batch_ns, by_value);
 	printf("%.1f %.1f %.1f\n", batch_ns[batches / 2], batch_ns[0], batch_ns[batches - 1]);
@@ -40,7 +47,7 @@ static void report(int batches)
 /* What one thread does alone: `step` COUNT times in each batch. */
 static void alone(void (*step)(int))
 {
-	for (int batch = 0; batch < BATCHES; batch++) {
+	for (int batch = 0; batch < batches; batch++) {
 		double began = now_s();
 
 		for (int i = 0; i < count; i++)
@@ -57,22 +64,29 @@ static void fence(int i)
 
 static void dirty_fence(int i)
 {
-	memory[i % 64 * LINE]++;
+	dirty[i % 64 * LINE]++;
 	__asm__ volatile("mfence" ::: "memory");
 }
 
 static void locked_add(int i)
 {
 	(void)i;
-	__asm__ volatile("lock incq %0" : "+m"(shared_count));
+	__asm__ volatile("lock incq %0" : "+m"(shared.count));
+}
+
+static void exchange(int i)
+{
+	long value = i;
+
+	__asm__ volatile("xchg %0, %1" : "+r"(value), "+m"(shared.count));
 }
 
 static void uncontended(int i)
 {
 	(void)i;
-	pthread_mutex_lock(&lock);
-	shared_count++;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_lock(&shared.lock);
+	shared.count++;
+	pthread_mutex_unlock(&shared.lock);
 }
 
 static void small_write(int i)
@@ -107,14 +121,6 @@ static void *alone_elsewhere(void *argument)
 	return argument;
 }
 
-/* Two sides by turns: each does its part COUNT times in each batch. */
-static void wait_turn(int wanted)
-{
-	while (atomic_load_explicit(&turn, memory_order_acquire) != wanted)
-		if (!busy)
-			usleep(50);
-}
-
 /* The pages of one batch in an order that no prefetch guesses. */
 static void shuffle(void)
 {
@@ -129,14 +135,14 @@ static void shuffle(void)
 	}
 }
 
-static int faults_write, faults_in_order;
+static int faults_write, faults_in_order, faults_of_main;
 
-static void touch_all(int write)
+static void touch_all(int write, int in_order)
 {
 	long sum = 0;
 
 	for (int i = 0; i < count; i++) {
-		char *at = memory + (long)(faults_in_order ? i : order[i]) * PAGE_BYTES;
+		char *at = memory + (long)(in_order ? i : order[i]) * PAGE_BYTES;
 		if (write)
 			(*at)++;
 		else
@@ -145,18 +151,34 @@ static void touch_all(int write)
 	sink = sum;
 }
 
+static void timed_touch(int batch, int write, int in_order)
+{
+	double began = now_s();
+
+	touch_all(write, in_order);
+	batch_ns[batch] = (now_s() - began) / count * 1e9;
+}
+
+/* The other side. It reads in order what main is timed to write. */
 static void *toucher(void *argument)
 {
-	for (int batch = 0; batch < BATCHES; batch++) {
-		double began;
-
-		wait_turn(2 * batch + 1);
-		began = now_s();
-		touch_all(faults_write);
-		batch_ns[batch] = (now_s() - began) / count * 1e9;
-		atomic_store(&turn, 2 * batch + 2);
+	for (int batch = 0; batch < batches; batch++) {
+		sem_wait(&ping.semaphore);
+		if (faults_of_main)
+			touch_all(0, 1);
+		else
+			timed_touch(batch, faults_write, faults_in_order);
+		atomic_store(&turns.turn, batch + 1);
+		sem_post(&pong.semaphore);
 	}
 	return argument;
+}
+
+static void map_pages(void)
+{
+	memory = mmap(NULL, (long)count * PAGE_BYTES, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(memory != MAP_FAILED);
 }
 
 /* Main owns the pages (has written them) and computes or sleeps while they are taken. */
@@ -164,63 +186,82 @@ static void own_and_lose(void)
 {
 	pthread_t thread;
 
-	memory = mmap(NULL, (long)count * PAGE_BYTES, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(memory != MAP_FAILED && (order = malloc(count * sizeof *order)));
+	map_pages();
+	CHECK((order = malloc(count * sizeof *order)));
 	shuffle();
 	CHECK(pthread_create(&thread, NULL, toucher, NULL) == 0);
-	for (int batch = 0; batch < BATCHES; batch++) {
+	for (int batch = 0; batch < batches; batch++) {
 		for (long at = 0; at < (long)count * PAGE_BYTES; at += 8)
 			memory[at]++;
-		atomic_store(&turn, 2 * batch + 1);
-		if (busy)
-			while (atomic_load_explicit(&turn, memory_order_acquire) != 2 * batch + 2)
-				for (volatile int i = 0; i < 100000; i++)
-					;
-		else
-			wait_turn(2 * batch + 2);
+		sem_post(&ping.semaphore);
+		while (busy && atomic_load_explicit(&turns.turn, memory_order_acquire) <= batch)
+			for (volatile int i = 0; i < 100000; i++)
+				;
+		sem_wait(&pong.semaphore);
+		if (faults_of_main)
+			timed_touch(batch, 1, 0);
 	}
 	CHECK(pthread_join(thread, NULL) == 0);
 }
 
+/* Memory that nobody has touched yet, in order. */
+static void first_touch(void)
+{
+	for (int batch = 0; batch < batches; batch++) {
+		map_pages();
+		timed_touch(batch, 1, 1);
+		CHECK(munmap(memory, (long)count * PAGE_BYTES) == 0);
+	}
+}
+
 static void *adder(void *argument)
 {
-	for (int i = 0; i < count; i++) {
-		pthread_mutex_lock(&lock);
-		shared_count++;
-		pthread_mutex_unlock(&lock);
+	int times = count;
+
+	for (int i = 0; i < times; i++) {
+		pthread_mutex_lock(&shared.lock);
+		shared.count++;
+		pthread_mutex_unlock(&shared.lock);
 	}
 	return argument;
 }
 
 static void *atomic_adder(void *argument)
 {
-	for (int i = 0; i < count; i++)
+	int times = count;
+
+	for (int i = 0; i < times; i++)
 		locked_add(i);
 	return argument;
 }
 
 static void *barrier_side(void *argument)
 {
-	for (int i = 0; i < count; i++)
+	int times = count;
+
+	for (int i = 0; i < times; i++)
 		meet();
 	return argument;
 }
 
 static void *semaphore_side(void *argument)
 {
-	for (int i = 0; i < count; i++) {
-		sem_wait(&ping);
-		sem_post(&pong);
+	int times = count;
+
+	for (int i = 0; i < times; i++) {
+		sem_wait(&ping.semaphore);
+		sem_post(&pong.semaphore);
 	}
 	return argument;
 }
 
 static void *semaphore_main(void *argument)
 {
-	for (int i = 0; i < count; i++) {
-		sem_post(&ping);
-		sem_wait(&pong);
+	int times = count;
+
+	for (int i = 0; i < times; i++) {
+		sem_post(&ping.semaphore);
+		sem_wait(&pong.semaphore);
 	}
 	return argument;
 }
@@ -228,7 +269,7 @@ static void *semaphore_main(void *argument)
 /* Both sides COUNT times; an operation is one of one side. */
 static void both(void *(*mine)(void *), void *(*theirs)(void *), int sides)
 {
-	for (int batch = 0; batch < BATCHES; batch++) {
+	for (int batch = 0; batch < batches; batch++) {
 		pthread_t thread;
 		double began;
 
@@ -236,7 +277,7 @@ static void both(void *(*mine)(void *), void *(*theirs)(void *), int sides)
 		began = now_s();
 		mine(NULL);
 		CHECK(pthread_join(thread, NULL) == 0);
-		batch_ns[batch] = (now_s() - began) / count / sides * 1e9;
+		batch_ns[batch] = (now_s() - began) / ((double)count * sides) * 1e9;
 	}
 }
 
@@ -255,27 +296,37 @@ int main(int argc, char **argv)
 
 	threads = 2;
 	CHECK(pthread_barrier_init(&together, NULL, 2) == 0);
-	CHECK(sem_init(&ping, 0, 0) == 0 && sem_init(&pong, 0, 0) == 0);
+	CHECK(sem_init(&ping.semaphore, 0, 0) == 0 && sem_init(&pong.semaphore, 0, 0) == 0);
+	CHECK(pthread_mutex_init(&shared.lock, NULL) == 0);
 	count = argument(argc, argv, 2, 1000);
+	batches = argument(argc, argv, 3, 11);
+	CHECK(count > 0 && batches > 0 && batches <= BATCHES_MAX);
 	busy = strstr(what, "-busy") != NULL;
 	faults_write = strncmp(what, "write-fault", 11) == 0;
-	faults_in_order = strncmp(what, "stream", 6) == 0;
+	faults_in_order = strcmp(what, "stream") == 0;
+	faults_of_main = strcmp(what, "local-fault") == 0;
 	if (strcmp(what, "fence") == 0)
 		alone(fence);
+	else if (strcmp(what, "dirty-fence") == 0)
+		alone(dirty_fence);
 	else if (strcmp(what, "locked-add") == 0)
 		alone(locked_add);
+	else if (strcmp(what, "exchange") == 0)
+		alone(exchange);
 	else if (strcmp(what, "uncontended-lock") == 0)
 		alone(uncontended);
 	else if (strcmp(what, "create-join") == 0)
 		alone(create_join);
-	else if (strcmp(what, "system-call") == 0)
+	else if (strcmp(what, "first-touch") == 0)
+		first_touch();
+	else if (strcmp(what, "system-call-elsewhere") == 0)
 		elsewhere(small_write);
 	else if (strcmp(what, "fence-elsewhere") == 0)
 		elsewhere(fence);
-	else if (strcmp(what, "dirty-fence-elsewhere") == 0) {
-		memory = after_turn;
+	else if (strcmp(what, "dirty-fence-elsewhere") == 0)
 		elsewhere(dirty_fence);
-	} else if (strncmp(what, "read-fault", 10) == 0 || faults_write || faults_in_order)
+	else if (strncmp(what, "read-fault", 10) == 0 || faults_write || faults_in_order ||
+		 faults_of_main)
 		own_and_lose();
 	else if (strcmp(what, "contended-lock") == 0)
 		both(adder, adder, 2);
@@ -287,6 +338,10 @@ int main(int argc, char **argv)
 		both(semaphore_main, semaphore_side, 1);
 	else
 		CHECK(!"unknown operation");
-	report(BATCHES);
+	report();
+	if (argc > 4) {
+		fflush(stdout);
+		sleep(30);
+	}
 	return 0;
 }
