@@ -46,7 +46,7 @@ def cli() -> None:
 @click.option("--host-id", metavar="ID", help="This host's id; 0 is home. Default: by arrival.")
 @click.option("--join-timeout", metavar="SECONDS", help="How long to wait for all hosts.")
 @click.option(
-    "--policy", type=click.Choice(["adaptive", "paper", "single-writer"]), default="single-writer",
+    "--policy", type=click.Choice(["adaptive", "paper", "single-writer"]), default="adaptive",
     envvar="DSMSUP_POLICY", show_default=True, help="Coherence policy.",
 )  # fmt: skip
 @click.option(

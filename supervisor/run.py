@@ -37,7 +37,7 @@ class Job:
 
     program: str
     arguments: list[str]
-    policy: str = "single-writer"
+    policy: str = "adaptive"
     stats_path: str | None = None
     verbose: bool = False
     virtual: bool = False
