@@ -71,6 +71,8 @@ from supervisor.units import HOME, PAGE_SHIFT, HostId, PageNumber
 MAPS_SPARE: Final = 500
 """Mappings of a process that are kept for the supervisor: it splits areas by pages."""
 
+RETURNS: Final = frozenset(("rt_sigreturn", "sigreturn"))
+"""Calls of a handler's end: their frame is for the kernel at home."""
 LOOK_S: Final = 0.05
 """How often threads elsewhere are looked after for signals that wait for them."""
 
@@ -85,6 +87,13 @@ RESTART_CODES: Final = range(-516, -511)
 ERESTARTNOINTR: Final = -513
 ERESTARTNOHAND: Final = -514
 ERESTART_RESTARTBLOCK: Final = -516
+
+
+def repeat(registers: ptrace.Registers, call_length: int) -> None:
+    """Have a thread make its system call anew, by an instruction of so many bytes."""
+    registers.rax = registers.orig_rax
+    registers.rip -= call_length
+    registers.orig_rax = NO_CALL
 
 
 class Home(Supervisor):
@@ -203,6 +212,11 @@ class Home(Supervisor):
         registers = ptrace.get_registers(thread.task, thread.registers)
         row = self.called_row(thread)
         where = row.where
+        if thread.destination is not None and row.name not in RETURNS:
+            repeat(registers, thread.arch.call_length)
+            ptrace.set_registers(thread.task, registers)
+            self.depart(thread)
+            return
         thread.entered = False
         if where is Where.SPACE or where is Where.HANDLER or row.name in handlers.OVERRIDES:
             handler = handlers.find(row)
@@ -286,6 +300,8 @@ class Home(Supervisor):
             ptrace.set_registers(thread.task, registers)
             if thread.pending_signals:
                 self.deliver_pending(thread)
+            elif thread.destination is not None and value not in RESTART_CODES:
+                self.depart(thread)
             else:
                 thread.cont()
         except ptrace.TraceeGone:
@@ -405,6 +421,12 @@ class Home(Supervisor):
             thread.listen()
         elif thread.stepping:
             thread.single_step()
+        elif thread.destination is not None and thread.operation is None:
+            ptrace.get_registers(thread.task, thread.registers)
+            if self.node.armed and self.catch(thread):
+                self.trap_caught()  # it departs at its next stop
+            else:
+                self.depart(thread)
         elif thread.native is not None and thread.away == HOME and not thread.at_gadget:
             thread.cont_to_syscall()
         else:
@@ -625,10 +647,34 @@ class Home(Supervisor):
                 self.deliver_pending(thread)
             elif self.node.armed and self.catch(thread):
                 self.trap_caught()  # it read the other host's armed byte
+            elif thread.destination is not None:
+                self.depart(thread)
             else:
                 thread.cont()
         except ptrace.TraceeGone:
             pass
+
+    def move(self, thread: Thread, host: HostId) -> None:
+        """Let a thread go on at another host from its next stop on, which is seen to."""
+        thread.destination = host
+        if thread.away != HOME:
+            self.send(thread.away, BringHome(thread.tid))
+        elif thread.operation is None:  # else at the end of its call
+            with contextlib.suppress(ptrace.TraceeGone):
+                ptrace.interrupt(thread.task)
+
+    def depart(self, thread: Thread) -> None:
+        """Send a thread that has stopped here to where it is to go."""
+        host, thread.destination = thread.destination, None
+        if host is None or host == HOME:
+            thread.cont()
+            return
+        self.forget_fault(thread)
+        registers = ptrace.get_registers(thread.task, thread.registers)
+        registers.orig_rax = NO_CALL
+        ptrace.set_registers(thread.task, registers)
+        self.placement.moved(HOME, host)
+        self.send_away(thread, host, bytes(registers), ptrace.get_xstate(thread.task))
 
     def code_mapped(self, file: int, start: int, offset: int, path: str) -> None:
         """The program has mapped executable pages of an open file."""

@@ -24,7 +24,7 @@ from supervisor.coherence.messages import Access
 from supervisor.driver import exit_status
 from supervisor.driver.code import CodeObject, TrapMap
 from supervisor.driver.core import Supervisor
-from supervisor.driver.home import RESTART_CODES
+from supervisor.driver.home import RESTART_CODES, RETURNS, repeat
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
@@ -67,13 +67,6 @@ CLOCK_PROBES: Final = 8
 
 class GoesHome(Exception):
     """A thread's system call needs memory that only home has: the thread repeats it there."""
-
-
-def repeat(registers: ptrace.Registers, call_length: int) -> None:
-    """Have a thread make its system call anew, by an instruction of so many bytes."""
-    registers.rax = registers.orig_rax
-    registers.rip -= call_length
-    registers.orig_rax = NO_CALL
 
 
 class Lender(Supervisor):
@@ -181,7 +174,10 @@ class Lender(Supervisor):
         ptrace.set_thread_areas(result, message.tls)
         ptrace.set_registers(result, thread.registers)
         ptrace.set_xstate(result, message.xstate)
-        thread.cont()
+        if self.node.armed and self.catch(thread):
+            self.trap_caught()  # it read home's armed byte
+        else:
+            thread.cont()
 
     def _drop(self, thread: Thread) -> None:
         """End a worker whose thread goes on elsewhere, or has ended."""
@@ -362,6 +358,11 @@ class Lender(Supervisor):
         quiet = row.quiet
         if where is Where.ANSWER or where is Where.REFUSE:
             self._finish(thread, handlers.refusal(row))
+            return
+        if row.name in RETURNS:
+            repeat(registers, thread.arch.call_length)
+            ptrace.set_registers(thread.task, registers)
+            self._leave(thread)
             return
         if where is Where.HANDLER or where is Where.SPACE or row.name in handlers.OVERRIDES:
             local = clocks.LOCAL.get(row.handler)

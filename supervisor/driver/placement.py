@@ -19,8 +19,8 @@ class Placement:
         self.threads = [0] * len(cpus)
         self.home_only = False
 
-    def choose(self) -> HostId:
-        """The host that would be the least loaded with one thread more.
+    def choose(self, affinity: int | None = None) -> HostId:
+        """The host that an affinity mask allows and one more thread would load least.
 
         Among equals the one with the fewest threads, then the highest: home
         has the main thread, and serves the others' requests as well.
@@ -29,7 +29,7 @@ class Placement:
             return HostId(0)
         return HostId(
             min(
-                range(len(self.cpus)),
+                self.hosts_of(affinity),
                 key=lambda host: (
                     (self.threads[host] + 1) / self.cpus[host],
                     self.threads[host],
@@ -37,6 +37,27 @@ class Placement:
                 ),
             )
         )
+
+    def hosts_of(self, affinity: int | None) -> list[HostId]:
+        """Hosts with a processor in a mask of virtual processors; None allows all."""
+        found = []
+        first = 0
+        for host, count in enumerate(self.cpus):
+            if affinity is None or affinity >> first & (1 << count) - 1:
+                found.append(HostId(host))
+            first += count
+        return found
+
+    def processor_of(self, host: HostId, affinity: int | None, tid: int) -> int:
+        """The virtual processor that a thread on a host is told it runs on."""
+        first = sum(self.cpus[:host])
+        here = range(first, first + self.cpus[host])
+        if affinity is None:
+            return here[tid % len(here)]
+        allowed = [cpu for cpu in here if affinity >> cpu & 1]
+        # Where it is only for a while (a signal, memory that home alone has), it is
+        # told of one of those that it asked for.
+        return allowed[tid % len(allowed)] if allowed else (affinity & -affinity).bit_length() - 1
 
     def started(self, host: HostId) -> None:
         self.threads[host] += 1

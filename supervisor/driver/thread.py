@@ -37,6 +37,7 @@ class Thread:
         "clear_child_tid",
         "cured",
         "delivering",
+        "destination",
         "ended",
         "entered",
         "exited",
@@ -87,6 +88,8 @@ class Thread:
         """Those of SIGSEGV, SIGILL, SIGTRAP, SIGBUS that the program believes it has blocked."""
         self.affinity: int | None = None
         """Virtual processors that sched_setaffinity allowed, bit N for processor N; None: all."""
+        self.destination: HostId | None = None
+        """At home: the host to which the thread goes at its next stop."""
         self.entered = False
         """The call that the thread stopped at has run (its exit stop, or the gadget)."""
         self.actions = actions

@@ -60,11 +60,15 @@ def sched_setaffinity(
     if not wanted:
         return -errno.EINVAL
     found.affinity = wanted
+    going_to = found.away if found.destination is None else found.destination
+    if going_to not in home.placement.hosts_of(wanted):
+        home.move(found, home.placement.choose(wanted))
     return 0
 
 
 def getcpu(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
-    cpu = sum(home.placement.cpus[: thread.away])
+    host = thread.away if thread.destination is None else thread.destination
+    cpu = home.placement.processor_of(host, thread.affinity, thread.tid)
     for address, value in ((args[0], cpu), (args[1], 0)):
         if address:
             if not home.check(address, 4, Access.WRITE):

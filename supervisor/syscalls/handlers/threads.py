@@ -77,6 +77,7 @@ def clone(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     child = home.add_thread(task, task, arch)
     home.by_tid[task] = child
     child.virtual_mask = thread.virtual_mask
+    child.affinity = thread.affinity
     word = task.to_bytes(4, "little")
     for flag, address in ((CLONE_PARENT_SETTID, parent_tid), (CLONE_CHILD_SETTID, child_tid)):
         if flags & flag and home.check(address, 4, Access.WRITE):
@@ -107,7 +108,7 @@ def tls_record(home: Home, arch: Arch, flags: int, address: int) -> Steps:
 
 def start(home: Home, child: Thread, context: ptrace.Registers, xstate: bytes) -> None:
     """Let a new thread run, on the host that has most room."""
-    host = home.placement.choose()
+    host = home.placement.choose(child.affinity)
     home.placement.started(host)
     try:
         if host == HOME:
