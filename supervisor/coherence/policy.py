@@ -21,6 +21,10 @@ from supervisor.units import PAGE_SIZE
 WINDOW_PAGES_MAX: Final = 256
 """1 MiB: beyond it a round trip is small beside the transfer itself."""
 
+GROWTH: Final = 4
+"""Of a stream's window with each fault: 256 KiB come in four faults, of which the
+third proves a stream; doubling takes six."""
+
 CHUNK_PAGES: Final = 16
 """What the first write fault of an area may get of never-touched memory (64 KiB)."""
 
@@ -41,7 +45,7 @@ class _Stream:
 
 
 class Streams:
-    """Sequential faults of one host: each one that continues a stream doubles its window."""
+    """Sequential faults of one host: each one that continues a stream widens its window."""
 
     def __init__(self) -> None:
         self._streams: dict[Access, list[_Stream]] = {Access.READ: [], Access.WRITE: []}
@@ -53,11 +57,11 @@ class Streams:
         for at, stream in enumerate(streams):
             if stream.last < first <= stream.limit:
                 stream.streak += 1
-                stream.window = min(stream.window * 2, WINDOW_PAGES_MAX)
+                stream.window = min(stream.window * GROWTH, WINDOW_PAGES_MAX)
                 streams.append(streams.pop(at))
                 break
         else:
-            stream = _Stream(first, end, 0, 2)
+            stream = _Stream(first, end, 0, 1)
             streams.append(stream)
             if len(streams) > STREAMS_MAX:
                 del streams[0]
