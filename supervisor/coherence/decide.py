@@ -18,6 +18,7 @@ from supervisor.coherence.messages import (
     Direct,
     Grant,
     Invalidate,
+    ModeChanged,
     Part,
     Run,
 )
@@ -76,8 +77,12 @@ def decide(home: Home, transaction: Transaction) -> None:
                     append_run(multiple, span.first, span.count, access)
             if entry >= dir_.MULTIPLE and kind not in MANY:
                 home.node.counters["pages_made_multiple"] += span.count
+                _tell(home, span.first, span.count, True, f"a write of host {host}")
             if kind in MANY and entry < dir_.MULTIPLE:
                 home.node.counters["pages_made_single"] += span.count
+                # A transaction of nobody's is the policy's own.
+                why = f"a bus lock of host {host}" if transaction.fetch else "the policy"
+                _tell(home, span.first, span.count, False, why)
                 pages = range(span.first, span.first + span.count)
                 home.node.buffer.multiple.difference_update(pages)
             if host == HOME:
@@ -101,6 +106,10 @@ def decide(home: Home, transaction: Transaction) -> None:
         _raise_own(home, run)
     if transaction.fetch:
         home.node.granted(transaction.fetch)
+
+
+def _tell(home: Home, first: int, count: int, multiple: bool, why: str) -> None:
+    home.node.emit(ModeChanged(PageNumber(first), count, multiple, why))
 
 
 def _decide_delivered(

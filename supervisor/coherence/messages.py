@@ -224,7 +224,16 @@ class GoOn(NamedTuple):
     """The bus is free: guest threads may execute again."""
 
 
-Effect = Protect | Send | Resume | Retry | Arm | WakeAt | StandStill | GoOn
+class ModeChanged(NamedTuple):
+    """Home only, to be told to who wants to know: the mode of these pages from now on."""
+
+    first: PageNumber
+    count: int  # type: ignore[assignment]
+    multiple: bool
+    why: str
+
+
+Effect = Protect | Send | Resume | Retry | Arm | WakeAt | StandStill | GoOn | ModeChanged
 
 
 # Messages between hosts ---------------------------------------------------------

@@ -31,6 +31,7 @@ from supervisor.coherence.messages import (
     Event,
     Fault,
     GoOn,
+    ModeChanged,
     Protect,
     Protected,
     Received,
@@ -258,6 +259,12 @@ class Supervisor:
                     pending.append(StoodStill())
                 elif kind is GoOn:
                     self._go_on()
+                elif kind is ModeChanged:
+                    mode = "multiple-writer" if effect.multiple else "single-writer"
+                    self.verbose(
+                        f"{effect.count} pages at {effect.first << PAGE_SHIFT:#x} are {mode}: "
+                        f"{effect.why}"
+                    )
                 else:
                     assert kind is WakeAt
                     self._wake_at(effect.now_us / 1e6)

@@ -38,6 +38,7 @@ from supervisor.coherence.messages import (
     Fault,
     GoOn,
     Message,
+    ModeChanged,
     PageDiff,
     Protect,
     Protected,
@@ -185,6 +186,10 @@ class RandomModes(SingleWriter):
         return [diff.page for diff in diffs if self._rng.random() < 0.1]
 
 
+def stand_still(hosts: Iterable[SimHost]) -> bool:
+    return all(host.still or host.lost for host in hosts)
+
+
 def random_paths(rng: random.Random, hosts: int) -> frozenset[tuple[HostId, HostId]]:
     """The pairs of lenders that have a link: mostly all, at times only some."""
     share = rng.choice((0.0, 0.5, 1.0, 1.0))
@@ -317,7 +322,7 @@ class Cluster:
             due = effect.now_us if host.wake_us is None else min(effect.now_us, host.wake_us)
             host.wake_us = due
         else:
-            raise AssertionError(f"unexpected {effect}")
+            assert isinstance(effect, ModeChanged), f"unexpected {effect}"
 
     # Actions ----------------------------------------------------------------
 
@@ -420,7 +425,7 @@ class Cluster:
             return
         if bus_lock and not host.node.buffer.multiple.isdisjoint(pages):
             # In the published policy while the others stand still, else never.
-            assert all(other.still for other in self.hosts if other is not host), (
+            assert stand_still(other for other in self.hosts if other is not host), (
                 f"requester {thread.number} runs a bus-locked instruction on a "
                 "multiple-writer page"
             )

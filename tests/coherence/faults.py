@@ -7,31 +7,39 @@ that the random programs are too tame, not that the rule is superfluous.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import pytest
 
-from supervisor.coherence import collect, decide, flush
+from supervisor.coherence import collect, decide, directory, flush
+from supervisor.coherence import home as home_
+from supervisor.coherence.bus import Bus, BusOrder
 from supervisor.coherence.diff import apply_diff, make_diff
 from supervisor.coherence.directory import MULTIPLE
 from supervisor.coherence.flush import StoreBuffer
 from supervisor.coherence.messages import (
+    Content,
     Effect,
     Event,
     Grant,
     Invalidate,
     PageDiff,
+    Part,
     Protect,
     Protected,
     Update,
+    Yielded,
 )
 from supervisor.coherence.node import Node
 from supervisor.coherence.order import FlushOrder
 from supervisor.coherence.pages import LocalPages
 from supervisor.coherence.remote import Remote
+from supervisor.coherence.transaction import Transaction
 from supervisor.coherence.transfer import PAGE_SIZE
-from supervisor.units import HOME
+from supervisor.units import HOME, HostId
+from tests.coherence import cluster
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -260,6 +268,70 @@ def _upgrade_without_data(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decide, "holding", holding)
 
 
+def _granted_before_the_owner_answers(patch: pytest.MonkeyPatch) -> None:
+    """Direct data without a number: its grant does not wait for what the owner has handled."""
+    honest_collect, honest_yielded = home_.collect, collect.yielded
+
+    def collect_in_haste(home: home_.Home, transaction: Transaction) -> None:
+        honest_collect(home, transaction)
+        for number, recalling in list(home.recalls.items()):
+            mine = recalling.transaction is transaction and recalling.direct
+            if mine and not recalling.optional:
+                parts = tuple(Part(*run, Content.DIRECT) for run in recalling.needs)
+                honest_yielded(home, recalling.host, Yielded(number, parts, b""))
+
+    def late(home: object, sender: HostId, message: Yielded) -> None:
+        if message.recall in home.recalls:  # type: ignore[attr-defined]
+            honest_yielded(home, sender, message)  # type: ignore[arg-type]
+
+    patch.setattr(home_, "collect", collect_in_haste)
+    patch.setitem(home_._HANDLERS, Yielded, late)
+
+
+def _delivered_grants_overtake(patch: pytest.MonkeyPatch) -> None:
+    """Direct data is used when it is there, whatever of home's messages came before."""
+    honest = Remote.received
+
+    def received(self: Remote, sender: int, message: object) -> None:
+        if isinstance(message, Grant) and message.direct:
+            waiting, self.inbox = self.inbox, deque()
+            honest(self, sender, message)  # type: ignore[arg-type]
+            self.inbox += waiting
+            self.run()
+        else:
+            honest(self, sender, message)  # type: ignore[arg-type]
+
+    patch.setattr(Remote, "received", received)
+
+
+def _home_believes_in_its_old_copy(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(directory, "shared_away", directory.shared)
+
+
+def _nobody_stands_still(patch: pytest.MonkeyPatch) -> None:
+    """The bus lock keeps other bus locks out, and nothing else."""
+
+    patch.setattr(BusOrder, "_others", lambda self: [])
+    patch.setattr(cluster, "stand_still", lambda hosts: True)
+
+
+def _halted_with_full_buffers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Bus, "stood_still", lambda self: self._halted())
+
+
+def _bus_freed_too_soon(patch: pytest.MonkeyPatch) -> None:
+    """The next host has the bus before this one's stores are on their way."""
+    honest = StoreBuffer.flush
+
+    def flush_later(self: StoreBuffer, then: Callable[[], None]) -> None:
+        if getattr(then, "__name__", "") == "_free":
+            then()
+        else:
+            honest(self, then)
+
+    patch.setattr(StoreBuffer, "flush", flush_later)
+
+
 FAULTS: Final = (
     PlantedFault("flush before freezing", "adaptive", _flush_before_freezing),
     PlantedFault("no flush on giving up a page", "adaptive", _no_flush_on_giving_up),
@@ -294,4 +366,12 @@ FAULTS: Final = (
         "messages overtake protections", "single-writer", _protections_not_in_order, "MP-upgrade"
     ),
     PlantedFault("upgrade of a copy that is gone", "single-writer", _upgrade_without_data),
+    PlantedFault(
+        "unnumbered direct data", "single-writer", _granted_before_the_owner_answers, "MP-third"
+    ),
+    PlantedFault("delivered grants overtake", "single-writer", _delivered_grants_overtake),
+    PlantedFault("home uses an old copy", "single-writer", _home_believes_in_its_old_copy),
+    PlantedFault("nobody stands still for a bus lock", "paper", _nobody_stands_still),
+    PlantedFault("halted with stores in the buffer", "paper", _halted_with_full_buffers),
+    PlantedFault("bus freed before the stores are seen", "paper", _bus_freed_too_soon),
 )

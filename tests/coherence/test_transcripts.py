@@ -16,6 +16,7 @@ from supervisor.coherence.messages import (
     Discarded,
     Event,
     Fault,
+    ModeChanged,
     Protect,
     Protected,
     Received,
@@ -39,9 +40,17 @@ LETTER = {Access.NONE: "-", Access.READ: "r", Access.WRITE: "w"}
 class Stage:
     """Hosts whose every effect is carried out at once and written down."""
 
-    def __init__(self, hosts: int, policy: SingleWriter | None = None) -> None:
+    def __init__(
+        self,
+        hosts: int,
+        policy: SingleWriter | None = None,
+        paths: frozenset[tuple[HostId, HostId]] = frozenset(),
+    ) -> None:
         self.memories = [SimMemory() for _ in range(hosts)]
-        self.nodes = [Node(HostId(h), hosts, self.memories[h]) for h in range(hosts)]
+        self.nodes = [
+            Node(HostId(h), hosts, self.memories[h], paths=paths) for h in range(hosts)
+        ]
+        self.changes: list[ModeChanged] = []
         if policy is not None:
             self.nodes[HOME].policy = policy
         self.lines: list[str] = []
@@ -65,6 +74,8 @@ class Stage:
                     self.lines.append(f"{at}: {type(effect).__name__} {effect.requester}")
                 elif isinstance(effect, Arm):
                     self.lines.append(f"{at}: {'arm' if effect.armed else 'disarm'}")
+                elif isinstance(effect, ModeChanged):
+                    self.changes.append(effect)
                 else:
                     assert isinstance(effect, WakeAt)
         return "\n".join(self.lines)
@@ -224,6 +235,44 @@ def test_a_bus_lock_takes_every_copy_the_own_one_too() -> None:
         1: Resume 2"""
     )
     assert not stage.nodes[1].buffer.multiple
+
+
+def test_changes_of_mode_are_told_with_their_reason() -> None:
+    stage = Stage(2, AlwaysMultiple())
+    stage.play(1, Fault(2, (run_of(7, 1, Access.WRITE),)))
+    assert stage.changes == [(7, 1, True, "a write of host 1")]
+    stage.release(1)
+    stage.play(1, BusLock(2, (run_of(7, 1, Access.WRITE),)))
+    assert stage.changes[1:] == [(7, 1, False, "a bus lock of host 1")]
+
+
+def test_a_page_goes_from_host_to_host_when_home_knows_a_path() -> None:
+    """Home's grant comes after the owner's answer: it is what gives the data its place."""
+    both = (HostId(1), HostId(2))
+    stage = Stage(3, paths=frozenset((both, both[::-1])))
+    stage.fault(1, Access.WRITE)
+    stage.memories[1].poke(7, 0, 5)
+    stage.release(1)
+    assert stage.fault(2, Access.READ) == script(
+        """2: Fetch to 0
+        0: Recall to 1
+        1: protect 7+1r
+        1: Delivery to 2
+        1: Yielded to 0
+        0: Grant to 2
+        2: protect 7+1r
+        2: Resume 3"""
+    )
+    assert stage.memories[2].peek(7, 0) == 5 and stage.memories[HOME].peek(7, 0) == 0
+    stage.release(2)
+    assert stage.fault(0, Access.READ) == script(
+        """0: Recall to 1
+        1: protect 7+1r
+        1: Yielded to 0
+        0: protect 7+1r
+        0: Resume 1"""
+    )
+    assert stage.memories[HOME].peek(7, 0) == 5
 
 
 def test_single_writer_pages_are_never_flushed_or_armed() -> None:

@@ -13,13 +13,18 @@ from supervisor.coherence.invariants import check_node
 from supervisor.coherence.messages import (
     Access,
     Applied,
+    AskBus,
     Content,
+    Delivery,
+    Direct,
     Fault,
     Fetch,
     Flush,
     Flushed,
     Forget,
+    Forgotten,
     Grant,
+    GrantBus,
     Invalidate,
     Message,
     PageDiff,
@@ -60,6 +65,13 @@ GOOD: list[Message] = [
     Flushed(1),
     Update((PageDiff(PageNumber(3), b"\xff\x0f", b"\x01\0", b"a"),)),
     Applied(),
+    Recall(9, (run_of(1, 1, Access.NONE),), (), HostId(2), 7),
+    Delivery(9, 7, (part(1, 1, Content.DATA), part(2, 1, Content.ZERO)), PAGE),
+    Grant(1, (), b"", True, (), (Direct(PageNumber(1), 2, Access.READ, HostId(2), 9),)),
+    Yielded(9, (part(1, 2, Content.DIRECT),), b""),
+    Forgotten(),
+    AskBus(),
+    GrantBus(),
 ]
 
 
@@ -69,6 +81,12 @@ def test_round_trip(message: Message) -> None:
 
 
 LIES: list[Message] = [
+    Delivery(9, 7, (part(1, 1, Content.HELD),), b""),
+    Delivery(9, 7, (part(1, 1, Content.DIRECT),), b""),
+    Delivery(9, -7, (part(1, 1, Content.ZERO),), b""),
+    Grant(1, (part(1, 1, Content.DIRECT),), b"", True),
+    Grant(1, (), b"", True, (), (Direct(PageNumber(1), 2, Access.READ, HostId(-2), 9),)),
+    Recall(9, (run_of(1, 1, Access.NONE),), (), HostId(-2), 7),
     Fetch(1, (), 0, 0),
     Fetch(-1, (READ_1,), 0, 0),
     Fetch(1, (run_of(3, 2, Access.READ), READ_1), 0, 0),
@@ -194,3 +212,58 @@ def test_messages_from_nowhere(sender: int) -> None:
     node = Node(HOME, 3, SimMemory())
     with pytest.raises(PeerError):
         node.step(Received(HostId(sender), Refused(1)))
+
+
+def _asking(paths: bool = True) -> Node:
+    """Host 1, which has asked for pages 5 and 6."""
+    both = (HostId(1), HostId(2))
+    known = frozenset((both, both[::-1])) if paths else frozenset()
+    node = Node(HostId(1), 3, SimMemory(), paths=known)
+    node.step(Fault(1, (run_of(5, 2, Access.READ),)))
+    return node
+
+
+ZEROS = (part(5, 2, Content.ZERO),)
+
+
+def test_a_delivery_is_used_only_when_granted() -> None:
+    node = _asking()
+    node.step(Received(HostId(2), Delivery(3, 1, (part(5, 2, Content.DATA),), PAGE * 2)))
+    assert not node.allows(5, 2, Access.READ)
+    direct = (Direct(PageNumber(5), 2, Access.READ, HostId(2), 3),)
+    node.step(Received(HOME, Grant(1, (), b"", True, (), direct)))
+    assert node.allows(5, 2, Access.READ) and node.memory.read(PageNumber(6), 1) == PAGE
+
+
+@pytest.mark.parametrize(
+    ("paths", "delivery"),
+    [
+        (False, Delivery(3, 1, ZEROS, b"")),  # over a link that home knows nothing of
+        (True, Delivery(3, 2, ZEROS, b"")),  # a request that was never made
+        (True, Delivery(3, 1, (part(5, 3, Content.ZERO),), b"")),  # more than was asked for
+    ],
+)
+def test_deliveries_that_nobody_waits_for(paths: bool, delivery: Delivery) -> None:
+    with pytest.raises(PeerError):
+        _asking(paths).step(Received(HostId(2), delivery))
+
+
+def test_pages_are_delivered_once() -> None:
+    node = _asking()
+    node.step(Received(HostId(2), Delivery(3, 1, ZEROS, b"")))
+    with pytest.raises(PeerError):
+        node.step(Received(HostId(2), Delivery(4, 1, ZEROS, b"")))
+
+
+def test_a_grant_of_less_than_was_delivered() -> None:
+    node = _asking()
+    node.step(Received(HostId(2), Delivery(3, 1, (part(5, 1, Content.ZERO),), b"")))
+    direct = (Direct(PageNumber(5), 2, Access.READ, HostId(2), 3),)
+    with pytest.raises(PeerError):
+        node.step(Received(HOME, Grant(1, (), b"", True, (), direct)))
+
+
+@pytest.mark.parametrize("message", [Recall(1, (READ_1,), (), HostId(2), 1), GrantBus()])
+def test_home_asks_for_what_cannot_be(message: Message) -> None:
+    with pytest.raises(PeerError):
+        _asking(paths=False).step(Received(HOME, message))
