@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from supervisor.coherence.directory import COPY_ADDED, REQUESTERS, RULES, Holding, Rule, Want
+from supervisor.coherence.directory import (
+    AWAY,
+    COPY_ADDED,
+    REQUESTERS,
+    RULES,
+    Holding,
+    Rule,
+    Want,
+)
 from supervisor.coherence.messages import Access, Content
 
 _STATE: Final[dict[Holding, str]] = {
@@ -38,6 +46,10 @@ _CONTENT: Final[dict[Content | None, str]] = {
 }
 
 
+_BY_TWO_WAYS: Final = tuple((Want.READ, holding) for holding in AWAY)
+"""Where it matters for the page's state whether its data comes to home."""
+
+
 def _next_state(holding: Holding, rule: Rule) -> str:
     if rule.becomes == REQUESTERS:
         return "Exclusive"
@@ -52,7 +64,12 @@ def mermaid() -> str:
     for (want, holding), rule in RULES.items():
         arrow = (_STATE[holding], _next_state(holding, rule))
         label = f"{want.value}, {holding.value}"
-        if rule.becomes != "unchanged" and label not in arrows.setdefault(arrow, []):
+        if rule.becomes == "unchanged":
+            continue
+        if (want, holding) in _BY_TWO_WAYS:
+            for target, way in (("SharedAway", "sent directly"), ("Shared", "sent home")):
+                arrows.setdefault((_STATE[holding], target), []).append(f"{label}, {way}")
+        elif label not in arrows.setdefault(arrow, []):
             arrows[arrow].append(label)
     for state in ("Exclusive", "Shared"):
         arrows.setdefault((state, "MultipleWriter"), []).append("write, where the policy says so")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 
 import pytest
 
@@ -283,7 +284,14 @@ def test_single_writer_pages_are_never_flushed_or_armed() -> None:
     assert not stage.nodes[1].armed
 
 
-@pytest.mark.parametrize("word", ["Exclusive", "Shared", "MultipleWriter"])
+def test_the_diagram_in_the_documentation_is_the_tables() -> None:
+    text = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
+    assert f"```mermaid\n{mermaid()}\n```" in text, (
+        "python -m supervisor.coherence.diagram prints the one that belongs there"
+    )
+
+
+@pytest.mark.parametrize("word", ["Exclusive", "Shared", "SharedAway", "MultipleWriter"])
 def test_the_diagram_shows_every_state(word: str) -> None:
     assert f"--> {word}" in mermaid()
     assert len(table().splitlines()) == len(RULES) + 2
