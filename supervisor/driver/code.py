@@ -83,6 +83,8 @@ class CodeMap:
         """Of each object the bias, and where moved instructions stood: new address -> original."""
         self._clean: set[tuple[int, int]] = set()
         """Files that have nothing to rewrite."""
+        self.sources: dict[str, str] = {}
+        """Path of a rewritten file in the cache -> the file that it was made from."""
         self._by_path: dict[str, Rewritten] = {}
 
     def rewrite(self, path: str) -> Rewritten | None:
@@ -106,6 +108,7 @@ class CodeMap:
             self._clean.add((status.st_dev, status.st_ino))
             return None
         self._by_identity[status.st_dev, status.st_ino] = result
+        self.sources[result.path] = path
         return result
 
     def rewrite_library(self, path: str) -> Rewritten | None:

@@ -51,6 +51,7 @@ from supervisor.driver.messages import (
 from supervisor.driver.operations import Background, Flush, Native, Operation, Proceed, Steps, Wait
 from supervisor.driver.placement import Placement
 from supervisor.driver.scratch import Scratch
+from supervisor.driver.surroundings import Surroundings
 from supervisor.driver.thread import Thread
 from supervisor.driver.turns import Turns
 from supervisor.driver.untrapped import OneWriterAtATime
@@ -119,6 +120,7 @@ class Home(Supervisor):
         self.by_tid: dict[int, Thread] = {}
         self.forks = Forks(self)
         self.joint = Joint(self)
+        self.surroundings = Surroundings(self)
         self.growing = AddressSpace()
         """MAP_GROWSDOWN areas."""
         self.newborn: set[int] = set()
@@ -272,6 +274,9 @@ class Home(Supervisor):
 
     def run_call(self, thread: Thread, row: Row, call: Call) -> Steps:
         """Run a gathered call on a thread's kernel task; its Result."""
+        instead = None
+        if row.handler == "open":
+            instead = yield from self.surroundings.redirect(thread, row, call)
         lease = self.scratch.lease()
         try:
             final = place(call, lease)
@@ -279,6 +284,8 @@ class Home(Supervisor):
             return collect(row, call, value, lease)
         finally:
             lease.release()
+            if instead is not None:
+                os.close(instead)
 
     def _finish(self, thread: Thread, value: Any) -> None:
         """Give a thread that is here its result and let it go on.

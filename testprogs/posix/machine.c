@@ -101,14 +101,6 @@ static void processors(void)
 	}
 	PROMISE("/proc/stat", stat_lines == online);
 	PROMISE("getcpu", syscall(SYS_getcpu, &cpu, &node, NULL) == 0 && cpu < online);
-	PROMISE("nproc", ({
-		FILE *file = popen("nproc", "r");
-		long count = 0;
-
-		NEED(file && fscanf(file, "%ld", &count) == 1);
-		pclose(file);
-		count == online;
-	}));
 }
 
 static int moves_to_each(void)

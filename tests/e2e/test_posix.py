@@ -16,7 +16,7 @@ SLOW = {("memory", "too_many")}
 """Tests of many seconds, by program."""
 
 BROKEN = {
-    ("threads", "clocks"), ("machine", "processors"), ("machine", "process"), ("machine", "maps"),
+    ("threads", "clocks"),
 }
 """Not as natively yet: docs/posix.md tells what."""
 

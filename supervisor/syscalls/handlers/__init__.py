@@ -32,7 +32,8 @@ HOME_HANDLERS: Final[dict[str, Handler]] = {
 """By the name of the call, or of another that does the same (Row.handler)."""
 
 OVERRIDES: Final = frozenset(
-    ("tkill", "tgkill", "rt_tgsigqueueinfo", "kill", "rt_sigqueueinfo", "rt_sigpending")
+    ("tkill", "tgkill", "rt_tgsigqueueinfo", "kill", "rt_sigqueueinfo", "rt_sigpending",
+     "getdents64")
 )
 """Calls that only need marshalling, but something more after it at home."""
 

@@ -77,4 +77,42 @@ def _substitute(home: Home, thread: Thread, directory: int, path: str) -> Steps:
     return None if result is None else result.path
 
 
-HANDLERS: Final = {"open": open_, "openat": open_, "openat2": open_, "creat": open_}
+def getdents64(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """The folder of the program's tasks is listed without the agent."""
+    row = home.row_of(thread, call)
+    while True:
+        length = yield from home.run_marshalled(thread, row, args)
+        if length <= 0 or not home.check(args[1], length, Access.WRITE):
+            return length
+        try:
+            folder = os.readlink(f"/proc/{home.pid}/fd/{args[0] & 0xFFFF_FFFF}")
+        except OSError:
+            return length
+        if folder != f"/proc/{home.pid}/task":
+            return length
+        yield Acquire(((args[1], length, Access.WRITE),))
+        kept = _without(home.read(args[1], length), str(home.agent.tid).encode())
+        if kept:
+            home.write(args[1], kept)
+            return len(kept)
+
+
+def _without(entries: bytes, name: bytes) -> bytes:
+    """struct linux_dirent64 records (getdents(2)) but that of one name."""
+    kept = b""
+    at = 0
+    while at < len(entries):
+        length = int.from_bytes(entries[at + 16 : at + 18], "little")
+        if entries[at + 19 : at + length].partition(b"\0")[0] != name:
+            kept += entries[at : at + length]
+        at += length
+    return kept
+
+
+HANDLERS: Final = {
+    "getdents64": getdents64,
+    "open": open_,
+    "openat": open_,
+    "openat2": open_,
+    "creat": open_,
+}

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files of /proc and /sys that are to show the program and its machine of many hosts.
+
+What the kernel would show is one host's: its processors, a process that is
+traced and filtered, a thread more (the agent), mappings of guest memory with
+what coherence lets this host touch at the moment. Where the program opens one
+of these files to read, it gets a memory file with the contents that it would
+have natively, made at that moment from the kernel's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from supervisor.areas import EXEC, READ, WRITE, Area, Kind
+from supervisor.coherence.messages import Access
+from supervisor.driver.joint import ANONYMOUS
+from supervisor.driver.operations import Steps
+from supervisor.syscalls.call import Acquire, Call
+from supervisor.syscalls.spec import Row
+from supervisor.tracee.maps import Mapping, read_maps
+from supervisor.tracee.memory import data_extents
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.thread import Thread
+
+PATH_AND_FLAGS: Final = {"open": (0, 1), "openat": (1, 2)}
+"""Which arguments of a call are the path and the flags."""
+_PROCESS: Final = re.compile(r"/proc/(self|thread-self|\d+)(?:/task/(\d+))?/(\w+)")
+_CPU_LISTS: Final = tuple(
+    f"/sys/devices/system/cpu/{name}" for name in ("online", "possible", "present")
+)
+_PATH_COLUMN: Final = 73
+_CONTENTS_MAX: Final = 1 << 20
+_ZERO_IN_SMAPS: Final = (
+    "Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty", "Referenced", "Anonymous",
+    "LazyFree", "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb",
+    "Private_Hugetlb", "Swap", "SwapPss", "Locked",
+)  # fmt: skip
+
+
+class Surroundings:
+    """Home's part: what the program sees of its process and of the machine."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._of_process: dict[str, Callable[[int], str]] = {
+            "status": self._status,
+            "stat": self._stat,
+            "maps": self._maps,
+            "smaps": self._smaps,
+        }
+
+    def redirect(self, thread: Thread, row: Row, call: Call) -> Steps:
+        """Have an open of one of these files open a memory file instead: its descriptor here.
+
+        None where the file itself will do. The caller closes the descriptor.
+        """
+        where = PATH_AND_FLAGS.get(row.name)
+        if where is None or call.args[where[1]] & os.O_ACCMODE != os.O_RDONLY:
+            return None
+        for argument, number in call.pointers:
+            if argument == where[0]:
+                segment = call.segments[number]
+                path = segment.data.partition(b"\0")[0]
+                if not path.startswith((b"/proc/", b"/sys/devices/system/cpu/")):
+                    return None
+                contents = yield from self._contents(thread, os.fsdecode(path))
+                if contents is None:
+                    return None
+                descriptor = os.memfd_create(os.path.basename(os.fsdecode(path)), os.MFD_CLOEXEC)
+                os.pwrite(descriptor, contents, 0)
+                segment.data = f"/proc/{os.getpid()}/fd/{descriptor}\0".encode()
+                segment.length = len(segment.data)
+                call.args[where[1]] &= ~os.O_NOFOLLOW
+                return descriptor
+        return None
+
+    def _contents(self, thread: Thread, path: str) -> Steps:
+        path = os.path.normpath(path)
+        if path == "/proc/cpuinfo":
+            return self._cpuinfo().encode()
+        if path == "/proc/stat":
+            return self._machine_stat().encode()
+        if path in _CPU_LISTS:
+            return f"0-{self._processors() - 1}\n".replace("0-0\n", "0\n").encode()
+        found = _PROCESS.fullmatch(path)
+        if found is None:
+            return None
+        process, task, name = found.groups()
+        if process not in ("self", "thread-self", str(self.home.pid)):
+            return None
+        tid = int(task) if task else thread.tid if process == "thread-self" else self.home.pid
+        if name in ("cmdline", "environ"):
+            return (yield from self._strings(name))
+        make = self._of_process.get(name)
+        if make is None or tid not in self.home.by_tid:
+            return None
+        try:
+            return make(tid).encode("utf-8", "surrogateescape")
+        except OSError:
+            return None
+
+    # The machine ------------------------------------------------------------------
+
+    def _processors(self) -> int:
+        return sum(self.home.placement.cpus)
+
+    def _cpuinfo(self) -> str:
+        blocks = [block for block in _read("/proc/cpuinfo").split("\n\n") if block.strip()]
+        return "".join(
+            re.sub(r"^(processor\s*: ).*", rf"\g<1>{number}", blocks[number % len(blocks)]) + "\n\n"
+            for number in range(self._processors())
+        )
+
+    def _machine_stat(self) -> str:
+        lines = _read("/proc/stat").splitlines()
+        real = [line for line in lines if re.match(r"cpu\d", line)]
+        shown = [
+            re.sub(r"^cpu\d+", f"cpu{number}", real[number % len(real)])
+            for number in range(self._processors())
+        ]
+        rest = [line for line in lines[1:] if line not in real]
+        return "\n".join([lines[0], *shown, *rest]) + "\n"
+
+    # The process --------------------------------------------------------------------
+
+    def _status(self, tid: int) -> str:
+        thread = self.home.by_tid[tid]
+        count = self._processors()
+        mask = (1 << count) - 1 if thread.affinity is None else thread.affinity
+        digits = f"{mask:0{(count + 3) // 4}x}"
+        # In groups of 32 bits, as the kernel's bitmaps are printed.
+        groups = [digits[max(end - 8, 0) : end] for end in range(len(digits), 0, -8)]
+        instead = {
+            "TracerPid": "0",
+            "NoNewPrivs": "0",
+            "Seccomp": "0",
+            "Seccomp_filters": "0",
+            "Cpus_allowed": ",".join(reversed(groups)),
+            "Cpus_allowed_list": ",".join(str(n) for n in range(count) if mask >> n & 1),
+        }
+        lines = []
+        for line in _read(f"/proc/{self.home.pid}/task/{tid}/status").splitlines():
+            name, _, value = line.partition(":\t")
+            if name == "State" and value.startswith("t"):
+                value = "R (running)"
+            elif name == "Threads":
+                value = str(int(value) - 1)
+            elif name == "SigBlk":
+                value = f"{int(value, 16) | thread.virtual_mask:016x}"
+            lines.append(f"{name}:\t{instead.get(name, value)}\n")
+        return "".join(lines)
+
+    def _stat(self, tid: int) -> str:
+        text = _read(f"/proc/{self.home.pid}/task/{tid}/stat")
+        before, _, after = text.rpartition(")")
+        fields = after.split()
+        if fields[0] == "t":
+            fields[0] = "R"
+        fields[17] = str(int(fields[17]) - 1)  # num_threads
+        return f"{before}) {' '.join(fields)}\n"
+
+    def _strings(self, name: str) -> Steps:
+        """Arguments or environment: where they lie is in stat's fields 48 to 51 (proc(5))."""
+        text = _read(f"/proc/{self.home.pid}/stat")
+        fields = text.rpartition(")")[2].split()
+        at = 45 if name == "cmdline" else 47
+        start, end = int(fields[at]), int(fields[at + 1])
+        length = min(end - start, _CONTENTS_MAX)
+        if length <= 0 or not self.home.check(start, length, Access.READ):
+            return None
+        yield Acquire(((start, length, Access.READ),))
+        return self.home.read(start, length)
+
+    def _lines(self) -> list[tuple[Area, str]]:
+        """Each area with its line of /proc/PID/maps."""
+        home = self.home
+        native = {mapping.start: mapping for mapping in read_maps(home.pid)}
+        lines = []
+        for area in home.space:
+            if area.kind is Kind.RESERVED:
+                continue
+            name = home.code.sources.get(area.name, area.name)
+            shared = area.kind in (Kind.FILE, Kind.JOINT) or name == ANONYMOUS
+            rights = "".join(
+                letter if area.protection & right else "-"
+                for letter, right in (("r", READ), ("w", WRITE), ("x", EXEC))
+            )
+            mapping = native.get(area.start) if area.kind is not Kind.GUEST else None
+            line = (
+                f"{area.start:08x}-{area.end:08x} {rights}{'s' if shared else 'p'} "
+                f"{_offset(mapping):08x} {_identity(name)}"
+            )
+            lines.append((area, f"{line:<{_PATH_COLUMN}}{name}".rstrip() if name else f"{line} "))
+        return lines
+
+    def _maps(self, _tid: int) -> str:
+        return "".join(f"{line}\n" for _, line in self._lines())
+
+    def _smaps(self, _tid: int) -> str:
+        text = []
+        for area, line in self._lines():
+            size = area.end - area.start
+            there = size
+            if area.kind is Kind.GUEST:
+                extents = data_extents(self.home.memory.descriptor, area.start, area.end)
+                there = sum(high - low for low, high in extents)
+            sizes = {"Size": size, "KernelPageSize": 4096, "MMUPageSize": 4096, "Rss": there,
+                     "Pss": there, **dict.fromkeys(_ZERO_IN_SMAPS, 0)}  # fmt: skip
+            text.append(f"{line}\n")
+            text += [f"{f'{name}:':<16}{value >> 10:>8} kB\n" for name, value in sizes.items()]
+        return "".join(text)
+
+
+def _offset(mapping: Mapping | None) -> int:
+    return 0 if mapping is None else mapping.offset
+
+
+def _identity(name: str) -> str:
+    """Device and inode as maps shows them."""
+    with contextlib.suppress(OSError, ValueError):
+        if name.startswith("/"):
+            status = os.stat(name)
+            device = status.st_dev
+            return f"{os.major(device):02x}:{os.minor(device):02x} {status.st_ino}"
+    return "00:00 0"
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
