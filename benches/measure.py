@@ -183,13 +183,20 @@ def run(
 
 
 def alternate(
-    things: Mapping[str, Callable[[], float]], rounds: int
+    things: Mapping[str, Callable[[], float]], rounds: int, limit_s: float
 ) -> dict[str, list[float]]:
-    """Measure each thing `rounds` times, in turn, every other round in reverse order."""
+    """Measure each thing `rounds` times, in turn, every other round in reverse order.
+
+    Fewer times, but once, where another round would take longer than `limit_s` in all:
+    a machine that is slow or loaded shall not make the suite endless.
+    """
     values: dict[str, list[float]] = {name: [] for name in things}
+    began = time.monotonic()
     for number in range(rounds):
         for name in list(things) if number % 2 == 0 else list(reversed(things)):
             values[name].append(things[name]())
+        if (time.monotonic() - began) * (number + 2) / (number + 1) > limit_s:
+            break
     return values
 
 

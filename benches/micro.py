@@ -71,6 +71,7 @@ ROWS: Final = (
     Row("forwarded system call", "system-call-elsewhere", 300, EMPTY),
 )  # fmt: skip
 
+ROW_LIMIT_S: Final = 9.0
 QUICK: Final = ("read-fault",)
 
 
@@ -128,7 +129,7 @@ def _one(bench: Bench, row: Row) -> dict[str, Any]:
         command = [floors, floor.mechanism, str(bench.count(floor.count)), str(floor.bytes),
                    str(bench.rounds(floor.batches))]  # fmt: skip
         things["floor"] = lambda: median_us(bench.native(command, cpus).stdout)
-    us = alternate(things, bench.rounds(3))
+    us = alternate(things, bench.rounds(3), ROW_LIMIT_S)
     result: dict[str, Any] = {
         "key": row.key, "name": row.name, "hosts": row.hosts, "options": list(row.options),
         "us": figure(us["dsmsup"]), "native_us": figure(us["native"]),

@@ -20,6 +20,7 @@ COMPUTING: Final = {
     "matmul": ("1536",),
 }
 STARTED: Final = {"hello": ["echo", "hello"], "python3": ["python3", "-c", "pass"]}
+ROW_LIMIT_S: Final = 10.0
 READY_LIMIT_S: Final = 30.0
 
 
@@ -56,6 +57,7 @@ def _computing(bench: Bench, name: str, size: tuple[str, ...], threads: int) -> 
             "dsmsup": lambda: float(bench.dsmsup(argv, cpus, 1).stdout.split()[0]),
         },
         bench.rounds(5),
+        ROW_LIMIT_S,
     )
     return {
         "program": name,
@@ -76,6 +78,7 @@ def _start(bench: Bench, name: str, argv: list[str]) -> dict[str, Any]:
             "2": lambda: bench.dsmsup(argv, cpus, 2).wall_s,
         },
         bench.rounds(7),
+        ROW_LIMIT_S,
     )
     return {
         "program": name,

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 from benches.measure import ROOT, Bench, dsmsup_command, run
 
-LIMIT = 4_000_000
+LIMIT: Final = 1_500_000
 """Instructions of a program that are counted; some hundred thousand take a second."""
 
 
