@@ -195,6 +195,14 @@ class Directory(Generic[T]):
         self.locks: dict[int, T] = {}
         self.waiting: dict[int, deque[T]] = {}
 
+    def multiple(self, first: int, count: int) -> list[Span]:
+        """The multiple-writer pages of a range."""
+        return [
+            Span(run.first, run.count)
+            for run in self.entries.runs(first, count)
+            if run.value >= MULTIPLE
+        ]
+
     def runs(self, span: Span | Run) -> list[Valued]:
         return self.entries.runs(span[0], span[1])
 

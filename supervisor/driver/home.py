@@ -21,6 +21,7 @@ from supervisor.arch import X86_64, Arch
 from supervisor.arch.base import NO_CALL
 from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.cluster.transport import Link
+from supervisor.coherence import home as coherence_home
 from supervisor.coherence.messages import Access, Discarded
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.aliases import FileMappings
@@ -48,7 +49,16 @@ from supervisor.driver.messages import (
     Trouble,
     UserSignal,
 )
-from supervisor.driver.operations import Background, Flush, Native, Operation, Proceed, Steps, Wait
+from supervisor.driver.operations import (
+    AcquireLocked,
+    Background,
+    Flush,
+    Native,
+    Operation,
+    Proceed,
+    Steps,
+    Wait,
+)
 from supervisor.driver.placement import Placement
 from supervisor.driver.scratch import Scratch
 from supervisor.driver.surroundings import Surroundings
@@ -67,7 +77,7 @@ from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.maps import maps_max
 from supervisor.tracee.stops import Stop, StopKind
-from supervisor.units import HOME, PAGE_SHIFT, HostId, PageNumber
+from supervisor.units import HOME, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
 MAPS_SPARE: Final = 500
 """Mappings of a process that are kept for the supervisor: it splits areas by pages."""
@@ -458,6 +468,15 @@ class Home(Supervisor):
             self.verbose(f"{why}: no page has several writers from here on")
             self.untrapped = why
             self.node.policy = OneWriterAtATime(self.node.policy)
+            if not self.node.policy.locks_bus:
+                self.begin("one writer", None, self._make_single(), lambda _: None)
+
+    def _make_single(self) -> Steps:
+        """Every page that has several writers now."""
+        assert isinstance(self.node.side, coherence_home.Home)
+        for span in self.node.side.directory.multiple(0, 1 << 47 - PAGE_SHIFT):
+            for first in range(span.first, span.first + span.count):
+                yield AcquireLocked(((first << PAGE_SHIFT, PAGE_SIZE, Access.WRITE),))
 
     def stay_home(self, why: str) -> None:
         """The program does what works at home only: its threads come home, and stay."""

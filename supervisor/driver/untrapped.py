@@ -13,6 +13,7 @@ class OneWriterAtATime(SingleWriter):
     """Takes the place of another policy while the program runs.
 
     No page becomes multiple-writer any more, and those that are do not stay so.
+    The other hosts keep the policy they have: what they acknowledge is expected.
     """
 
     def __init__(self, before: SingleWriter) -> None:
