@@ -25,7 +25,9 @@ _PREFIXES: Final = frozenset(
 _FENCES: Final = {k.value: k for k in Kind if k not in (Kind.LOCK, Kind.XCHG)}
 _XCHG: Final = frozenset({"xchg", "xchgb", "xchgw", "xchgl", "xchgq"})
 _LABEL: Final = re.compile(r'\s*(?:[A-Za-z_.$][\w.$@]*|"[^"\n]*"|\d+)\s*:')
-_WORD: Final = re.compile(r"\s*([A-Za-z.][\w.]*)")
+_WORD: Final = re.compile(r"[\s/]*([A-Za-z.][\w.]*)")
+_PSEUDO: Final = re.compile(r"\s*(\{[\w ]+\})")
+"""`{disp32}` and the like, which choose an encoding"""
 _REGISTER: Final = re.compile(
     r"%?(?:[er]?(?:ax|bx|cx|dx|si|di|bp|sp)|[abcd][lh]|(?:si|di|bp|sp)l|r\d+[bwdl]?)\Z", re.I
 )
@@ -70,7 +72,15 @@ def insertions(text: str) -> Iterator[Insertion]:
         while label := _LABEL.match(rest):
             at += label.end()
             rest = rest[label.end() :]
-        while word := _WORD.match(rest):
+        while True:
+            if pseudo := _PSEUDO.match(rest):
+                first = at + pseudo.start(1) if first < 0 else first
+                at += pseudo.end()
+                rest = rest[pseudo.end() :]
+                continue
+            word = _WORD.match(rest)
+            if word is None:
+                break
             name = word.group(1).lower()
             here = at + word.start(1)
             operands = rest[word.end() :]
@@ -103,7 +113,7 @@ def _kind(name: str, operands: str) -> Kind | None:
 
 
 def _statements(text: str) -> Iterator[_Statement]:
-    """Statements with their offsets; comments are blanked, strings kept whole."""
+    """Statements with their offsets; comments and characters are blanked, strings kept whole."""
     blank = _without_comments(text)
     start = 0
     quoted = False
@@ -126,7 +136,11 @@ def _escaped(text: str, at: int) -> bool:
     return slashes % 2 == 1
 
 
-_COMMENT: Final = re.compile(r'"(?:\\.|[^"\\\n])*"|/\*.*?(?:\*/|\Z)|#[^\n]*', re.S)
+_COMMENT: Final = re.compile(
+    r'''"(?:\\.|[^"\\\n])*"|/\*.*?(?:\*/|\Z)|#[^\n]*'''
+    r'''|(?m:^[ \t]*/)(?!\*)[^\n]*|'(?:\\.|[^\\\n])''',
+    re.S,
+)
 
 
 def _without_comments(text: str) -> str:

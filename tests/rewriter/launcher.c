@@ -7,12 +7,14 @@
  * ARMED   0: the armed byte stays clear; 1: it is set, every site traps.
  * MAP     a text file: "armed ADDRESS", and for each rewritten file
  *         "file PATH", "load VADDR OFFSET FILESZ", "trap AT NATIVE",
- *         "redirect AT TO"; numbers hexadecimal, link-time addresses.
+ *         "redirect AT TO", "moved AT ORIGINAL"; numbers hexadecimal,
+ *         link-time addresses.
  * COUNTS  is written at the end: "traps N redirects N", or "-".
  *
  * At the first exec stop it maps the page of the armed byte; then it follows
  * all threads and children, and moves the instruction pointer on SIGILL (and on
- * SIGSEGV, which i386 redirects raise). Everything else goes to the program.
+ * SIGSEGV, which i386 redirects raise). Everything else goes to the program; a
+ * fault of an instruction that was moved, as if it had not been.
  * Exit status: the program's, or 128 + signal.
  */
 #define _GNU_SOURCE
@@ -32,8 +34,8 @@
 struct pair { unsigned long from, to; int file; };
 struct load { unsigned long vaddr, offset, filesz; int file; };
 
-static struct pair *traps, *redirects;
-static size_t n_traps, n_redirects;
+static struct pair *traps, *redirects, *moved;
+static size_t n_traps, n_redirects, n_moved;
 static struct load *loads;
 static size_t n_loads;
 static char **files;
@@ -87,10 +89,14 @@ static void read_map(const char *path)
 		} else if (sscanf(line, "redirect %lx %lx", &a, &b) == 2) {
 			redirects = grow(redirects, n_redirects, sizeof *redirects);
 			redirects[n_redirects++] = (struct pair){a, b, n_files - 1};
+		} else if (sscanf(line, "moved %lx %lx", &a, &b) == 2) {
+			moved = grow(moved, n_moved, sizeof *moved);
+			moved[n_moved++] = (struct pair){a, b, n_files - 1};
 		}
 	}
 	fclose(f);
 	qsort(traps, n_traps, sizeof *traps, by_from);
+	qsort(moved, n_moved, sizeof *moved, by_from);
 	qsort(redirects, n_redirects, sizeof *redirects, by_from);
 }
 
@@ -141,7 +147,10 @@ static const struct pair *find(const struct pair *table, size_t n, int file, uns
 	return bsearch(&key, table, n, sizeof *table, by_from);
 }
 
-/* Whether the stop was one of ours; then the instruction pointer has been moved. */
+/*
+ * Whether the stop was one of ours; then the instruction pointer has been moved on. For
+ * a fault of the program's own it is moved back to where the instruction stood.
+ */
 static int handle(pid_t tid, int signal)
 {
 	struct user_regs_struct regs;
@@ -157,18 +166,20 @@ static int handle(pid_t tid, int signal)
 	if (file < 0)
 		return 0;
 	const struct pair *p = signal == SIGILL ? find(traps, n_traps, file, at - bias) : NULL;
+	int ours = 1;
 	if (p) {
 		trapped++;
-	} else {
-		p = find(redirects, n_redirects, file, at - bias);
-		if (!p)
-			return 0;
+	} else if ((p = find(redirects, n_redirects, file, at - bias))) {
 		redirected++;
+	} else if ((p = find(moved, n_moved, file, at - bias))) {
+		ours = 0;
+	} else {
+		return 0;
 	}
 	regs.rip = p->to + bias;
 	if (ptrace(PTRACE_SETREGS, tid, 0, &regs))
 		die("PTRACE_SETREGS");
-	return 1;
+	return ours;
 }
 
 /* Map the page of the armed byte by a system call run in the program. */

@@ -91,6 +91,25 @@ def test_tool(name: str, launcher: Path, cache: Path, tmp_path: Path) -> None:
     assert armed.traps > 0
 
 
+def test_openssl_speed(launcher: Path, cache: Path, tmp_path: Path) -> None:
+    """It measures the same algorithms; the figures are of no interest."""
+    program = _installed("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed")
+    arguments = ["speed", "-seconds", "1", "-bytes", "1024", "-mr", "sha256", "rand"]
+    expected = native.run_natively(program, arguments)
+    prepared = native.prepare(program, tmp_path, cache)
+
+    def rows(stdout: bytes) -> list[bytes]:
+        return [line.rpartition(b":")[0] for line in stdout.splitlines()]
+
+    assert expected.status == 0 and len(rows(expected.stdout)) >= 3
+    for armed in (False, True):
+        seen = native.run(launcher, prepared, arguments, armed=armed)
+        assert (seen.status, rows(seen.stdout)) == (0, rows(expected.stdout)), seen.stderr
+        assert (seen.traps > 0) is armed
+
+
 def test_plugin(compile_program: Compile, launcher: Path, cache: Path, tmp_path: Path) -> None:
     plugin = compile_program("plugin.c", "-shared", "-fPIC")
     opener = str(compile_program("opener.c", "-ldl"))
