@@ -48,9 +48,7 @@ punching out and writing back about four."""
 FILL_PAGES: Final = 32
 """How many pages of a hole are filled at once where one is touched."""
 CHUNK: Final = 2 << 20
-
-
-CHOICES: Final = ("auto", "userfaultfd", "sigsegv")
+"""Home's areas are registered by aligned pieces of this size (bytes)."""
 
 
 def uses_userfaultfd(choice: str) -> bool:
@@ -65,8 +63,6 @@ def uses_userfaultfd(choice: str) -> bool:
 
 class SignalPager:
     """mprotect(2) and SIGSEGV."""
-
-    name = "sigsegv"
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
@@ -121,8 +117,6 @@ class SignalPager:
 
 class UserfaultPager(SignalPager):
     """userfaultfd(2)."""
-
-    name = "userfaultfd"
 
     def __init__(self, supervisor: Supervisor, faults: UserFaults) -> None:
         super().__init__(supervisor)
