@@ -79,7 +79,7 @@ def _check_page(nodes: Sequence[Node], home: Home, links: Links, page: int) -> N
             recorded = (entry < 0 or many) and dir_.sharers(entry) >> node.host & 1
             assert recorded and access == Access.READ, f"{where} is unknown to home"
             if not many:  # else a grant that says so is on its way
-                _check_equal(node, _current(nodes, entry, page), page)
+                _check_equal(node, _current(nodes, links, entry, page), page)
 
 
 def check_copies(nodes: Sequence[Node]) -> None:
@@ -89,12 +89,16 @@ def check_copies(nodes: Sequence[Node]) -> None:
             _check_equal(node, nodes[HOME], page)
 
 
-def _current(nodes: Sequence[Node], entry: int, page: int) -> Node:
-    """A node with current data of a shared page: home, or the first that has got it."""
+def _current(nodes: Sequence[Node], links: Links, entry: int, page: int) -> Node:
+    """A node with current data of a shared page: home, or the first that has got it.
+
+    One that is about to get it may have an old copy still, and be about to lose that.
+    """
     for node in nodes:
-        if dir_.sharers(entry) >> node.host & 1 and (
-            node.host == HOME or node.pages.access.get(page) != Access.NONE
-        ):
+        if not dir_.sharers(entry) >> node.host & 1:
+            continue
+        has = node.pages.access.get(page) != Access.NONE
+        if node.host == HOME or (has and not _is_leaving(node, links, page)):
             return node
     raise AssertionError(f"nobody has page {page:#x}")
 
