@@ -146,6 +146,8 @@ class Supervisor:
         """Threads that stood in a check of the armed byte, yet to be treated as trapped."""
         self._late: deque[Stop] = deque()
         """Stops that have been taken from the kernel and not handled yet."""
+        self.paused = False
+        """Elsewhere than at home: the program is stopped, and home's supervisor may be too."""
         self.has_joint = False
         """Elsewhere than at home: there may be memory that only home has (Kind.JOINT)."""
         self.still = False
@@ -211,7 +213,7 @@ class Supervisor:
         for host, link in list(self.links.items()):
             link.beat(now)
             self._flush_wanted.add(host)
-            if link.silent_s(now) > SILENCE_S_MAX:
+            if link.silent_s(now) > SILENCE_S_MAX and not self.paused:
                 self.peer_lost(host, f"host {host} is lost: nothing heard for {SILENCE_S_MAX:g} s")
         self.events.at(now + BEAT_S, self._beat)
 

@@ -22,7 +22,9 @@ from typing import Final
 
 import trio
 
-USER_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+USER_SIGNALS: Final = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP,
+)  # fmt: skip
 _SIGNALFD_INFO_SIZE: Final = 128
 _SIGNALFD_READ: Final = _SIGNALFD_INFO_SIZE * 8
 SPIN_S: Final = 0.0005

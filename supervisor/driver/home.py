@@ -28,6 +28,7 @@ from supervisor.driver.aliases import FileMappings
 from supervisor.driver.code import CodeMap, CodeObject
 from supervisor.driver.core import Supervisor
 from supervisor.driver.forks import Forks
+from supervisor.driver.jobs import Jobs
 from supervisor.driver.joint import Joint
 from supervisor.driver.messages import (
     AnyControl,
@@ -131,6 +132,7 @@ class Home(Supervisor):
         self.forks = Forks(self)
         self.joint = Joint(self)
         self.surroundings = Surroundings(self)
+        self.jobs = Jobs(self)
         self.growing = AddressSpace()
         """MAP_GROWSDOWN areas."""
         self.newborn: set[int] = set()
@@ -436,7 +438,10 @@ class Home(Supervisor):
     def on_group_stop(self, thread: Thread, detail: int) -> None:
         if detail in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
             thread.listen()
-        elif thread.stepping:
+            self.jobs.stopped()
+            return
+        self.jobs.continued()
+        if thread.stepping:
             thread.single_step()
         elif thread.destination is not None and thread.operation is None:
             ptrace.get_registers(thread.task, thread.registers)
@@ -794,7 +799,9 @@ class Home(Supervisor):
 
         What the terminal sends, it sends to the program too.
         """
-        if from_kernel and number in (signal.SIGINT, signal.SIGQUIT):
+        if number == signal.SIGTSTP:
+            self.jobs.asked()
+        if from_kernel and number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
             return
         self.pass_on(number)
 

@@ -37,6 +37,7 @@ from supervisor.driver.messages import (
     Fence,
     Fenced,
     LinkLost,
+    Pause,
     Shutdown,
     SpecialCall,
     StartThread,
@@ -137,6 +138,12 @@ class Lender(Supervisor):
             )
         elif isinstance(message, StartThread):
             self._start_thread(message)
+        elif isinstance(message, Pause):
+            self.paused = message.stopped
+            if message.stopped:
+                self._stand_still()
+            else:
+                self._go_on()
         elif isinstance(message, Fence):
             self.send(HOME, Fenced(message.number))
         elif isinstance(message, BringHome):

@@ -40,6 +40,12 @@ class CodeLoaded(ControlMessage, frozen=True, array_like=True, tag="code"):
     checked: dict[int, int]
 
 
+class Pause(ControlMessage, frozen=True, array_like=True, tag="pause"):
+    """Home -> others: the program has been stopped (job control), or goes on."""
+
+    stopped: bool
+
+
 class Fence(ControlMessage, frozen=True, array_like=True, tag="fence"):
     """Home -> host: answer when all that came before is done."""
 
@@ -168,6 +174,7 @@ class Statistics(ControlMessage, frozen=True, array_like=True, tag="stats"):
 AnyControl = (
     AreasChanged
     | CodeLoaded
+    | Pause
     | Fence
     | Fenced
     | StartThread
