@@ -65,13 +65,10 @@ def _cells(program: str, mode: str, prefix: list[str]) -> dict[str, str]:
 
 def main() -> None:
     command = str(Path(sys.executable).with_name("dsmsup"))
-    print("# Promises of POSIX\n")
-    print("Made by `.venv/bin/python tests/e2e/posix_table.py > docs/posix.md` (after")
-    print("`make build`). A cell tells how many of a test's promises hold, of those that hold")
-    print("natively, with the calls made by home's main thread and by a thread elsewhere (on")
-    print("one host: by another thread).\n")
     modes = [(hosts, mode) for hosts in HOSTS for mode in ("home", "away")]
-    for program in PROGRAMS:
+    if len(sys.argv) == 1:
+        _introduce()
+    for program in sys.argv[1:] or PROGRAMS:
         summary = re.search(r"^/\* (.+?)\.? \*/$", (SOURCES / f"{program}.c").read_text(), re.M)
         print(f"## {summary.group(1) if summary else program}\n")
         heads = [f"{hosts} host{'s' * (hosts > 1)}, {mode}" for hosts, mode in modes]
@@ -83,6 +80,14 @@ def main() -> None:
         for test in tests_of(program):
             print(f"| {test} | {' | '.join(column[test] for column in columns)} |")
         print(flush=True)
+
+
+def _introduce() -> None:
+    print("# Promises of POSIX\n")
+    print("Made by `.venv/bin/python tests/e2e/posix_table.py > docs/posix.md` (after")
+    print("`make build`). A cell tells how many of a test's promises hold, of those that hold")
+    print("natively, with the calls made by home's main thread and by a thread elsewhere (on")
+    print("one host: by another thread).\n")
 
 
 if __name__ == "__main__":
