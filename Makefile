@@ -17,6 +17,7 @@ help:
 	@echo "make test       lint, types and all tests but the slow ones"
 	@echo "make test-slow  the slow tests"
 	@echo "make stress     every program 20 times on 2 hosts, 5 times all on one processor"
+	@echo "make programs   Debian's programs on 1, 2 and 3 hosts, into docs/programs.md"
 	@echo "make bench      the benchmark suite, into docs/benchmarks.md; 15 minutes"
 	@echo "make venv       the Python environment, in $(VENV)"
 	@echo "make build      the test programs, in testprogs/bin"
@@ -58,6 +59,9 @@ stress: venv build
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 20
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 5 --pin 0
 
+programs: venv
+	$(PY) tests/e2e/others_table.py --output docs/programs.md
+
 $(VENV)/bench-ready: $(VENV)/ready
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@
@@ -72,4 +76,4 @@ clean:
 	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv build demo lint types test test-slow stress bench clean
+.PHONY: help venv build demo lint types test test-slow stress programs bench clean

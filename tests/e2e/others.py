@@ -21,6 +21,7 @@ import harness
 from harness import Finished, Place
 
 LIMIT_S = 120.0
+SHOWN_MAX = 100
 HERE = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games", "LC_ALL": "C",
         "HOME": "/nonexistent", "GIT_CONFIG_COUNT": "3",
         "GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "nobody",
@@ -70,13 +71,15 @@ class Row(NamedTuple):
     varies: str = ""
     """A pattern of what differs between two native runs: it is not compared."""
     quick: bool = False
+    refusal: tuple[str, str] | None = None
+    """A pattern of what it says where dsmsup refuses what it needs, and the reason."""
 
     @property
     def shown(self) -> str:
         """The command as a user would type it."""
         lines = [line.strip() for line in self.script.strip().splitlines()]
-        first = next(line for line in lines if "$RUN" in line)
-        return re.sub(r"^.*?\\$RUN |\s*(>|&|\|).*$", "", first.replace("$RUN ", "", 1))
+        first = next(line for line in lines if "$RUN" in line).replace("$RUN ", "")
+        return first if len(first) <= SHOWN_MAX else first[: SHOWN_MAX - 3].rstrip() + "..."
 
     @property
     def id(self) -> str:
@@ -147,6 +150,9 @@ def try_under_dsmsup(row: Row, place: Place, hosts: int, native: Outcome) -> tup
     stats = place.scratch / f"stats{len(place.running)}.json"
     command = [*harness.dsmsup_command(), "exec", "-n", str(hosts), "--stats", str(stats)]
     done, folder = _run(row, place, shlex.join(command))
+    if row.refusal:
+        said = re.search(row.refusal[0].encode(), done.stderr)
+        return "" if said else f"did not say {row.refusal[0]!r}", done.wall_s
     fault = difference(native, _outcome(row, done, folder), done.own_lines())
     if not fault and row.threads >= hosts > 1:
         started = [host["threads_started"] for host in _hosts(stats)]

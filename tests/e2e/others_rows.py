@@ -193,6 +193,8 @@ redis-cli -s socket get counter; redis-cli -s socket llen list
 redis-cli -s socket shutdown nosave; wait $server
 """
 
+TRACED = "a task has one tracer, and that is dsmsup"
+
 THREADED = [
     Row("pigz", "$RUN pigz -p4 -n -c text", text(1500), threads=4, quick=True),
     Row("pigz", "$RUN pigz -d -c text.gz", text(1500) + "; pigz -n text", threads=1),
@@ -207,8 +209,10 @@ THREADED = [
         text(1000) + "; touch -d @1000000000 text", ("text.7z",), threads=1),
     Row("p7zip-full", "$RUN 7z a -mmt4 -tbzip2 -bso0 -bsp0 text.bz2 text", text(1500),
         ("text.bz2",), threads=3),
-    Row("imagemagick", "$RUN convert -limit thread 4 -size 400x300 gradient: -blur 0x4 -swirl 60"
-        " -resize 150% rgb:-", threads=3),
+    Row("imagemagick", "$RUN convert -size 400x300 gradient: -blur 0x4 -swirl 60"
+        " -resize 150% rgb:-"),  # Debian's makes no threads
+    Row("graphicsmagick", "OMP_NUM_THREADS=4 $RUN gm convert -size 600x400 gradient:red-blue"
+        " -blur 0x4 -resize 150% rgb:-", threads=3),
     Row("ffmpeg", "$RUN ffmpeg -loglevel error -f lavfi -i testsrc=duration=1:size=320x240:rate=25"
         " -c:v mpeg4 -threads 4 -bitexact -f md5 -", threads=3),
     Row("ffmpeg", "$RUN ffmpeg -loglevel error -f lavfi -i testsrc=duration=1:size=320x240:rate=25"
@@ -245,6 +249,17 @@ THREADED = [
     Row("golang-go", "$RUN ./sum", GO),
     Row("golang-go", "HOME=$PWD GOCACHE=$PWD/cache $RUN go run sum.go", GO),
     Row("nodejs", "$RUN node work.js", NODE, threads=3),
+    Row("erlang-base", "$RUN erl -noshell -eval 'P = self(), [spawn(fun() -> P !"
+        " lists:sum(lists:seq(1, N * 100)) end) || N <- lists:seq(1, 20)],"
+        " io:format(\"~p~n\","
+        " [lists:sum([receive X -> X end || _ <- lists:seq(1, 20)])]), halt().'"),
+    Row("sbcl", "$RUN sbcl --noinform --non-interactive --eval"
+        " '(let ((l nil)) (dotimes (i 1000000) (push i l)) (print (length l)))'"),
+    Row("pypy3", "$RUN pypy3 threads.py", PYTHON_THREADS, threads=4),
+    Row("luajit", "$RUN luajit -e 'local s = 0 for i = 1, 1e6 do s = s + i end print(s)'"),
+    Row("python3-numpy", "OPENBLAS_NUM_THREADS=4 $RUN python3 -c 'import numpy as np;"
+        " a = np.arange(90000.).reshape(300, 300) % 7; print((a @ a).sum())'"),
+    Row("plzip", "$RUN plzip -n4 -B 512KiB -c text", text(1500), threads=4),
     Row("openssl", "$RUN openssl speed -seconds 1 -multi 2 -bytes 1024 sha256 2> /dev/null"
         " | grep -o ^sha256"),
     Row("memcached", """
@@ -316,6 +331,9 @@ printf 'cmake_minimum_required(VERSION 3.10)\nproject(p C)\nadd_executable(p mai
 	> CMakeLists.txt
 """),
     Row("gdb", "$RUN gdb --version"),
+    Row("gdb", "$RUN gdb -q -nx -batch -ex run ./main", C_FILES + "make -s",
+        refusal=("ptrace: Operation not permitted", TRACED)),
+    Row("strace", "$RUN strace ls /", refusal=("PTRACE_.*: Operation not permitted", TRACED)),
     Row("gdb", "$RUN gdb -q -nx -batch -ex 'info line main' main", C_FILES + "make -s"),
     Row("python3", "$RUN python3 -c 'import sys, json; print(json.dumps([1, 2]), sys.version)'",
         quick=True),
@@ -323,6 +341,10 @@ printf 'cmake_minimum_required(VERSION 3.10)\nproject(p C)\nadd_executable(p mai
     Row("perl", "$RUN perl -e 'print `echo from a child`; print system(q(exit 3)) >> 8'"),
     Row("ruby", "$RUN ruby -e 'q = Queue.new; t = 4.times.map { |i| Thread.new { 9.times { |j|"
         " q << i * j } } }; t.each(&:join); s = 0; s += q.pop until q.empty?; puts s'"),
+    Row("zsh", "$RUN zsh -c 'for i in {1..3}; do echo $i; done | sort -r; sleep 0.1 & wait'"),
+    Row("fish", "$RUN fish --no-config -c 'for i in (seq 3); echo $i; end'"),
+    Row("ghostscript", "$RUN gs -q -dNODISPLAY -dBATCH -c '1 2 add ='"),
+    Row("pandoc", "$RUN pandoc -t plain <<< '*a* **b**'"),
     Row("lua5.4", "$RUN lua5.4 -e 'print(6 * 7, string.rep(\"x\", 5))'"),
     Row("tcl", "$RUN tclsh <<< 'puts [expr 6 * 7]'"),
     Row("php-cli", "$RUN php -r 'echo array_sum(range(1, 100)), PHP_EOL;'"),

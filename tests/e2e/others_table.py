@@ -26,7 +26,7 @@ from others_rows import ROWS
 HEAD = """# Programs of others
 
 Made by `make programs`: Debian's programs, each run natively and under
-`dsmsup exec -n N`, {repeat} times on each number of virtual hosts of one machine.
+`dsmsup exec -n N` on N virtual hosts of one machine, each so many times: {repeat}.
 *same*: status, output, messages and files were a native run's every time.
 The time is that of the median run on 2 hosts and that of the native run; one
 to two seconds of the former are dsmsup's start, most of it Python's. Both hosts
@@ -44,10 +44,11 @@ class Cell(NamedTuple):
     faults: list[str]
     runs: int
     wall_s: float
+    refusal: str = ""
 
     def __str__(self) -> str:
         if not self.faults:
-            return "same"
+            return f"refused: {self.refusal}" if self.refusal else "same"
         return f"{len(self.faults)} of {self.runs} failed: {self.faults[0]}".replace("|", "\\|")
 
 
@@ -105,7 +106,7 @@ def main() -> int:
                 runs = [attempt(row, Path(cache), options.pin, hosts, native)
                         for _ in range(options.repeat)]
                 cell = Cell([run[1] for run in runs if run[1]], len(runs),
-                            median(run[2] for run in runs))
+                            median(run[2] for run in runs), row.refusal[1] if row.refusal else "")
                 failed += bool(cell.faults)
                 cells.append(cell)
             line = " | ".join([
@@ -114,12 +115,17 @@ def main() -> int:
             ])
             lines.append(f"| {line} |\n")
             print(lines[-1], end="", flush=True)
-    if options.output:
-        columns = [f"{count} host{'s' * (count > 1)}" for count in counts]
-        head = HEAD.format(repeat=options.repeat, columns=" | ".join(columns), of=timed,
-                           rules="|".join("---" for _ in counts))
-        options.output.write_text(head + "".join(sorted(lines)))
+            if options.output:
+                write(options.output, counts, timed, options.repeat, lines)
     return 1 if failed else 0
+
+
+def write(output: Path, counts: list[int], timed: int, repeat: int, lines: list[str]) -> None:
+    """The whole table, as far as it has got."""
+    columns = [f"{count} host{'s' * (count > 1)}" for count in counts]
+    head = HEAD.format(repeat=repeat, columns=" | ".join(columns), of=timed,
+                       rules="|".join("---" for _ in counts))
+    output.write_text(head + "".join(sorted(lines)))
 
 
 if __name__ == "__main__":
