@@ -182,7 +182,7 @@ def _background(
     async def work_and_go_on(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         home.events.background += 1
         try:
-            value = await trio.to_thread.run_sync(work)
+            value = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         finally:
             home.events.background -= 1
         try:

@@ -6,17 +6,22 @@ Addresses of rewritten files are link-time ones; an object's load bias is added.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from bisect import bisect_right
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 from rewriter.cache import Rewritten, rewritten
 from rewriter.errors import RewriteError, Unsupported
 from supervisor.errors import CannotExecute
-from supervisor.tracee import image
+from supervisor.tracee import image, ptrace
 from supervisor.tracee.image import Segment, Substitute
 from supervisor.units import PAGE_MASK
+
+SYS_PRCTL: Final = 157
+PR_SET_PDEATHSIG: Final = 1
 
 
 class CodeObject(NamedTuple):
@@ -165,6 +170,28 @@ class CodeMap:
             if address - bias in moved:
                 return moved[address - bias] + bias
         return address
+
+
+def start_to_prepare(paths: Iterable[str]) -> int:
+    """Rewrite ELF files into the cache in a process of its own; its pid.
+
+    Rewriting takes minutes for the largest; beside the event loop, in a thread, it
+    would keep the interpreter's lock, and this host would be silent for too long.
+    What is wrong with a file shows when it is used.
+    """
+    front = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        ptrace.raw_syscall(SYS_PRCTL, PR_SET_PDEATHSIG, signal.SIGKILL, 0)
+        if os.getppid() != front:  # it died before the kernel knew
+            os._exit(1)
+        for path in paths:
+            with contextlib.suppress(RewriteError, OSError):
+                rewritten(path)
+    finally:
+        os._exit(0)
 
 
 def _protection(flags: int) -> int:

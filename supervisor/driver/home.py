@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from errno import EINTR
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from supervisor.coherence import home as coherence_home
 from supervisor.coherence.messages import Access, Discarded
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.aliases import FileMappings
-from supervisor.driver.code import CodeMap, CodeObject
+from supervisor.driver.code import CodeMap, CodeObject, start_to_prepare
 from supervisor.driver.core import Supervisor
 from supervisor.driver.forks import Forks
 from supervisor.driver.jobs import Jobs
@@ -76,7 +76,7 @@ from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES, is_plain
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
-from supervisor.tracee.maps import maps_max
+from supervisor.tracee.maps import maps_max, read_maps
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HOME, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
@@ -172,7 +172,21 @@ class Home(Supervisor):
         self._take_over()
 
     def _take_over(self) -> None:
-        """Put the image that stands at the exit of its execve under the supervisor; let it run."""
+        """Put the image that stands at the exit of its execve under the supervisor; let it run.
+
+        Its files are rewritten first, which can take longer than a host may be silent.
+        """
+        paths = {mapping.path for mapping in read_maps(self.pid) if mapping.path.startswith("/")}
+        self.begin("take over", None, self.prepared(paths), lambda _: self._take_over_prepared())
+
+    @staticmethod
+    def prepared(paths: Iterable[str]) -> Steps:
+        """Have the rewritten files of these in the cache; see `start_to_prepare`."""
+        yield Wait(("prepared", start_to_prepare(paths)))
+
+    def _take_over_prepared(self) -> None:
+        if self.finished:
+            return
         taken = image.take_over(
             self.pid, self.memory, self.control, self._scratch_for, self.code.substitute
         )
@@ -408,12 +422,17 @@ class Home(Supervisor):
     # Other stops ----------------------------------------------------------------------------
 
     def on_unknown_stop(self, stop: Stop) -> None:
-        if stop.pid == self.agent.tid:
+        if stop.pid == self.pid and stop.kind in (StopKind.EXITED, StopKind.KILLED):
+            self.program_ended(exit_status.of(stop))  # before it was taken over
+            return
+        if self.by_tid and stop.pid == self.agent.tid:
             return  # its end is the process's
         if self.bystanders.on_stop(stop):
             return
         if stop.kind in (StopKind.EXITED, StopKind.KILLED):
             self.newborn.discard(stop.pid)
+            if self.wake(("prepared", stop.pid), None):
+                return
             host = self.on_child_exit(stop.pid)
             if host is not None:
                 how = exit_status.describe(stop)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 AT_FDCWD: Final = -100
 PATH_MAX: Final = 4096
+LARGE_FILE: Final = 4 << 20
+"""More bytes than this take a while to rewrite."""
 DIRECTORY_ARGUMENT: Final = {"open": None, "openat": 0}
 
 
@@ -73,6 +75,8 @@ def _substitute(home: Home, thread: Thread, directory: int, path: str) -> Steps:
                 return None
     except OSError:
         return None
+    if os.path.getsize(path) > LARGE_FILE:
+        yield from home.prepared([path])
     result = yield Background(lambda: home.code.rewrite_library(path))
     return None if result is None else result.path
 
