@@ -74,7 +74,7 @@ from supervisor.syscalls.handlers import signals as sigcalls
 from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES, is_plain
-from supervisor.tracee import control, image, ptrace, seccomp, spawn
+from supervisor.tracee import clock, control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.maps import maps_max, read_maps
 from supervisor.tracee.stops import Stop, StopKind
@@ -713,14 +713,25 @@ class Home(Supervisor):
             with contextlib.suppress(ptrace.TraceeGone):
                 ptrace.interrupt(thread.task)
 
+    def move_on(self, thread: Thread) -> None:
+        if thread.destination is not None and thread.operation is None:
+            self.depart(thread)
+        else:
+            self.resume(thread)
+
     def depart(self, thread: Thread) -> None:
         """Send a thread that has stopped here to where it is to go."""
         host, thread.destination = thread.destination, None
         if host is None or host == HOME:
             thread.cont()
             return
-        self.forget_fault(thread)
         registers = ptrace.get_registers(thread.task, thread.registers)
+        if clock.is_native(registers.rip):  # not the same code there: it is stepped out of it
+            thread.destination = host
+            thread.stepping = True
+            thread.single_step()
+            return
+        self.forget_fault(thread)
         registers.orig_rax = NO_CALL
         ptrace.set_registers(thread.task, registers)
         self.placement.moved(HOME, host)

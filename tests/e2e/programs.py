@@ -64,6 +64,7 @@ SYNCHRONIZATION = [
     Program("page_crossing", threads=3),
     Program("clock_order"),
     Program("clock_signals", threads=1),
+    Program("clock_moves", threads=0),
 ]
 
 THREADS = [
