@@ -62,6 +62,7 @@ class StoreBuffer:
     deadline_us: int | None = None
     _waiting: deque[tuple[int, Callable[[], None]]] = field(default_factory=deque)
     _held_up: list[Callable[[], None]] = field(default_factory=list)  # by pins on dirty pages
+    _late: bool = False  # the next flush is the deadline's
 
     # Dirtying -----------------------------------------------------------------
 
@@ -137,7 +138,8 @@ class StoreBuffer:
         if diffs:
             self.node.counters["flushes"] += 1
             self.node.counters["diffs_sent"] += len(diffs)
-            self.node.side.publish(diffs)
+            self.node.side.publish(diffs, self._late)
+        self._late = False
         self._disarm()
 
     def sent(self, diffs: list[PageDiff]) -> int:
@@ -184,6 +186,7 @@ class StoreBuffer:
         elif now >= self.deadline_us:
             self.deadline_us = now + FLUSH_DEADLINE_US
             if any(page not in self.frozen for page in self.twins):
+                self._late = True
                 self.flush(_nothing)
         self.node.emit(WakeAt(self.deadline_us))
 

@@ -211,13 +211,13 @@ class Home:
 
     # Flushes ------------------------------------------------------------------
 
-    def publish(self, diffs: list[PageDiff]) -> None:
+    def publish(self, diffs: list[PageDiff], late: bool) -> None:
         """Home's own stores: their place in the order is here, and it costs no round trip."""
         # Nothing of home's is ever under way, for its place is here; where holders
         # acknowledge, its fences wait for them all the same.
         flush = self.node.buffer.sent([]) if self.node.policy.acknowledges else 0
         self.order.publish(HOME, flush, diffs)
-        self._advise(HOME, diffs)
+        self._advise(HOME, diffs, late)
 
     def _applied(self, sender: HostId, message: Applied) -> None:
         self.order.acknowledged(sender)
@@ -225,13 +225,13 @@ class Home:
     def _flush_received(self, sender: HostId, message: Flush) -> None:
         self.order.received(sender, message)
 
-    def flush_placed(self, host: HostId, diffs: list[PageDiff]) -> None:
+    def flush_placed(self, host: HostId, diffs: list[PageDiff], late: bool) -> None:
         """A flush has its place: the host's later messages may be handled."""
-        self._advise(host, diffs)
+        self._advise(host, diffs, late)
         self._read(host)
 
-    def _advise(self, host: HostId, diffs: list[PageDiff]) -> None:
-        for page in self.node.policy.flushed(host, diffs, self.node.now_us):
+    def _advise(self, host: HostId, diffs: list[PageDiff], late: bool) -> None:
+        for page in self.node.policy.flushed(host, diffs, self.node.now_us, late):
             self.make_single(page)
 
     def on_bus(self, host: HostId, message: Message) -> None:

@@ -381,6 +381,8 @@ class Flush(Message, frozen=True, array_like=True, tag_field="t", tag="flush"):
 
     flush: int
     diffs: tuple[PageDiff, ...]
+    late: bool = False
+    """Nobody asked for it: the stores had been waiting for the deadline."""
 
 
 class Flushed(Message, frozen=True, array_like=True, tag_field="t", tag="flushed"):

@@ -118,7 +118,7 @@ class FlushOrder:
             if lowered and not home.surrenders(diff.page):
                 access = node.buffer.own_access(diff.page)
                 node.raise_access([run_of(diff.page, 1, access)])
-        home.flush_placed(host, diffs)
+        home.flush_placed(host, diffs, message.late)
 
     def publish(self, host: HostId, flush: int, diffs: list[PageDiff]) -> None:
         """Send stores of one host to the holders of copies other than it and home."""

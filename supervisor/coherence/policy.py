@@ -100,8 +100,13 @@ class SingleWriter:
     def bounced(self, page: int, host: int, before: bytes, after: bytes, now_us: int) -> None:
         """`host` gives up an exclusive page that had `before` when it got it."""
 
-    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
-        """A host flushed; the pages that should be single-writer again."""
+    def flushed(
+        self, host: int, diffs: Iterable[PageDiff], now_us: int, late: bool
+    ) -> list[int]:
+        """A host flushed; the pages that should be single-writer again.
+
+        `late`: because of the deadline, not because something needed it.
+        """
         return []
 
     def discarded(self, first: int, count: int) -> None:
@@ -122,9 +127,9 @@ QUIET_FLUSHES: Final = 32
 
 SLOW_FLUSH_US: Final = 17_000
 SLOW_FLUSHES: Final = 3
-"""So many flushes in a row of one page, each so long after the same host's last one:
-the hosts do not write all the time but wait for each other (or seldom write), and
-single-writer mode passes their stores on sooner than a flush at the deadline."""
+"""So many flushes in a row of one page at the deadline, each so long after the same
+host's last one: the hosts do not write all the time but wait for each other (or seldom
+write), and single-writer mode passes their stores on sooner than the deadline does."""
 
 LOCK_PENALTY: Final = 64
 """Bounces a page that a bus-locked instruction touched must sit through first."""
@@ -225,11 +230,13 @@ class Adaptive(SingleWriter):
         seen.written[host] = changed if mine is None else mine | changed
         seen.count += 1
 
-    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
+    def flushed(
+        self, host: int, diffs: Iterable[PageDiff], now_us: int, late: bool
+    ) -> list[int]:
         single: list[int] = []
         for diff in diffs:
             seen = self._flushed.get(diff.page)
-            if seen is not None and self._is_over(seen, host, diff, now_us):
+            if seen is not None and self._is_over(seen, host, diff, now_us, late):
                 del self._flushed[diff.page]
                 self.made_single += 1
                 single.append(diff.page)
@@ -242,7 +249,9 @@ class Adaptive(SingleWriter):
             for page in few:
                 by_page.pop(page, None)
 
-    def _is_over(self, seen: _Flushed, host: int, diff: PageDiff, now_us: int) -> bool:
+    def _is_over(
+        self, seen: _Flushed, host: int, diff: PageDiff, now_us: int, late: bool
+    ) -> bool:
         changed = np.zeros(PAGE_SIZE, np.bool_)
         changed[changed_bytes(diff)] = True
         others = (mask for writer, mask in seen.written.items() if writer != host)
@@ -251,8 +260,8 @@ class Adaptive(SingleWriter):
         seen.written[host] = changed if mine is None else mine | changed
         seen.alone = seen.alone + 1 if seen.last == host else 0
         seen.last = host
-        late = now_us - seen.at_us.get(host, now_us) > SLOW_FLUSH_US
-        seen.slow = seen.slow + 1 if late else 0
+        slow = late and now_us - seen.at_us.get(host, now_us) > SLOW_FLUSH_US
+        seen.slow = seen.slow + 1 if slow else 0
         seen.at_us[host] = now_us
         if overlapping or seen.slow >= SLOW_FLUSHES:
             bouncing = self._bouncing.setdefault(diff.page, _Bouncing())

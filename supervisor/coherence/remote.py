@@ -86,9 +86,9 @@ class Remote:
     def fetch(self, message: Fetch) -> None:
         self.node.send(HOME, message)
 
-    def publish(self, diffs: list[PageDiff]) -> None:
+    def publish(self, diffs: list[PageDiff], late: bool) -> None:
         """This host's stores, for everybody."""
-        self.node.send(HOME, Flush(self.node.buffer.sent(diffs), tuple(diffs)))
+        self.node.send(HOME, Flush(self.node.buffer.sent(diffs), tuple(diffs), late))
 
     def received(self, sender: HostId, message: Message) -> None:
         if type(message) is Delivery and (sender, self.node.host) in self.node.paths:

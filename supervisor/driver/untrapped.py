@@ -21,5 +21,7 @@ class OneWriterAtATime(SingleWriter):
         self.always_armed, self.acknowledges = before.always_armed, before.acknowledges
         self.locks_bus = before.locks_bus
 
-    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
+    def flushed(
+        self, host: int, diffs: Iterable[PageDiff], now_us: int, late: bool
+    ) -> list[int]:
         return [diff.page for diff in diffs]

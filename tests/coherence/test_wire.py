@@ -61,7 +61,7 @@ GOOD: list[Message] = [
     Yielded(9, (part(1, 2, Content.DATA),), PAGE * 2),
     Invalidate((run_of(1, 1, Access.NONE), run_of(7, 1, Access.NONE))),
     Forget(PageNumber(0), 1 << 40),
-    Flush(1, (PageDiff(PageNumber(3), b"\0\0\x05\0", b"\x01\0\x02\0", b"abc"),)),
+    Flush(1, (PageDiff(PageNumber(3), b"\0\0\x05\0", b"\x01\0\x02\0", b"abc"),), True),
     Flushed(1),
     Update((PageDiff(PageNumber(3), b"\xff\x0f", b"\x01\0", b"a"),)),
     Applied(),
