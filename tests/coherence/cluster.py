@@ -182,7 +182,9 @@ class RandomModes(SingleWriter):
         """A page that the policy watches goes through home, others may go directly."""
         return self._rng.random() < 0.3
 
-    def flushed(self, host: int, diffs: Iterable[PageDiff], now_us: int) -> list[int]:
+    def flushed(
+        self, host: int, diffs: Iterable[PageDiff], now_us: int, late: bool
+    ) -> list[int]:
         return [diff.page for diff in diffs if self._rng.random() < 0.1]
 
 
