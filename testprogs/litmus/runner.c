@@ -17,9 +17,9 @@
  * nobody has touched, one or more a round), read (copies everywhere) or written (all
  * players have lately written other bytes of the pages).
  *
- * One line of output for each outcome: shape, host of each player (by the first
- * processor of it), layout, state, reads of each thread, final memory, count. A last line
- * for each shape tells in how many rounds all players' instructions overlapped in time.
+ * One line of output for each outcome: shape, processor of each player, layout, state,
+ * reads of each thread, final memory, count. A last line for each shape tells in how many
+ * rounds all players' instructions overlapped in time.
  */
 #include <sys/mman.h>
 #include <x86intrin.h>

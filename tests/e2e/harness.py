@@ -227,6 +227,11 @@ class Place:
         processes.reap_orphans(set())
 
 
+def host_of_processor(stats: dict[str, Any]) -> list[int]:
+    """The host that each virtual processor of a run belongs to, as getcpu numbers them."""
+    return [host["id"] for host in stats["hosts"] for _ in range(host["cpus"])]
+
+
 def read_stats(path: Path, *, hosts: int, status: int, threads: int) -> dict[str, Any]:
     """The statistics of a run, checked against what is known about it.
 

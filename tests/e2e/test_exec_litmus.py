@@ -8,6 +8,7 @@ word, one page and two, the threads one a host (4 hosts) or two (2 hosts).
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -47,12 +48,15 @@ def run(
     *shapes: str, limit_s: float = RUN_LIMIT_S,
 ) -> tuple[list[litmus.Line], dict[str, int]]:  # fmt: skip
     """All outcomes of a run, none of them forbidden."""
+    stats = place.scratch / "stats.json"
     done = place.dsmsup(
-        "exec", "-n", str(hosts), "--policy", policy, "--no-migrate",
+        "exec", "-n", str(hosts), "--policy", policy, "--no-migrate", "--stats", stats,
         runner, str(rounds), str(blocks), str(seed), *shapes, limit_s=limit_s,
     )  # fmt: skip
     assert (done.status, done.stderr) == (0, b"")
     lines, overlaps = litmus.parse(done.stdout.decode())
+    host_of = harness.host_of_processor(json.loads(stats.read_text()))
+    lines = [line._replace(hosts=tuple(host_of[cpu] for cpu in line.hosts)) for line in lines]
     counted: Counter[str] = Counter()
     used = set()
     for line in lines:
