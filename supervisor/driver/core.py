@@ -353,6 +353,8 @@ class Supervisor:
 
         True if it stood in a check: `trap_caught` goes on with it (or a stop of its own).
         """
+        if self.find_trap(thread.registers.rip) is not None:
+            return False  # it traps, or has: its SIGILL comes after this stop
         native = self.past_check(thread.registers.rip)
         if native is None:
             return False
@@ -479,7 +481,7 @@ class Supervisor:
         )
 
     def move_on(self, thread: Thread) -> None:
-        """Resume a thread after a fault or a step, unless it is to go elsewhere."""
+        """Resume a thread after a fault, a trap or a step, unless it is to go elsewhere."""
         self.resume(thread)
 
     def resume(self, thread: Thread, signal_number: int = 0) -> None:
@@ -628,7 +630,7 @@ class Supervisor:
         if is_trap and self.node.armed:
             self._trap(thread)
         else:
-            self.resume(thread)
+            self.move_on(thread)
         return True
 
     def _trap(self, thread: Thread) -> None:

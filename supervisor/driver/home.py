@@ -463,6 +463,9 @@ class Home(Supervisor):
         if thread.stepping:
             thread.single_step()
         elif thread.destination is not None and thread.operation is None:
+            if signals.forced_pending(thread.task):
+                thread.cont()  # its task may not be left with it: the stop is near
+                return
             ptrace.get_registers(thread.task, thread.registers)
             if self.node.armed and self.catch(thread):
                 self.trap_caught()  # it departs at its next stop

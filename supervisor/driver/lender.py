@@ -303,7 +303,11 @@ class Lender(Supervisor):
     def on_unknown_stop(self, stop: Stop) -> None:
         if stop.pid == self.pid and stop.kind in (StopKind.EXITED, StopKind.KILLED):
             self._guest_killed(stop)
-        # Else a worker that was dropped has exited.
+        elif stop.kind is StopKind.SIGNAL:
+            # A worker that was dropped at a fault: its thread has it elsewhere again.
+            with contextlib.suppress(ptrace.TraceeGone):
+                ptrace.cont(stop.pid)
+        # Else one that was dropped has exited.
 
     def _guest_killed(self, stop: Stop) -> None:
         if not self.quitting:

@@ -45,6 +45,18 @@ FRAME_SIZE: Final = 16 << 10
 """More than any signal frame: the red zone, the frame, and XSAVE state (about 11 KiB with AMX)."""
 
 
+def forced_pending(task: int) -> bool:
+    """Has a stopped task a fault or a trap to tell of? (A stop asked for comes before it.)"""
+    try:
+        with open(f"/proc/{task}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("SigPnd:"):
+                    return bool(int(line.split()[1], 16) & FORCED_MASK)
+    except (OSError, ProcessLookupError):
+        pass  # it is gone
+    return False
+
+
 class Actions:
     """What the program wants done with each signal (struct kernel_sigaction bytes)."""
 
