@@ -31,6 +31,20 @@ def test_program(program: Program, hosts: int, repetition: int, place: Place) ->
     assert hosts == 1 or fetched >= program.fetches, "the threads did not run apart"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("program", programs.ALL, ids=lambda program: program.id)
+def test_program_under_the_published_policy(program: Program, hosts: int, place: Place) -> None:
+    """However slow it is: a bus lock stops every other host, and all the same it ends."""
+    run = place.dsmsup(
+        "exec", "-n", str(hosts), "--policy", "paper", *program.argv, stdin=program.stdin,
+        limit_s=200,
+    )  # fmt: skip
+    assert run.own_lines() == []
+    assert run.status == program.status, run.stderr.decode(errors="replace")[-3000:]
+    native = place.run(program.argv, stdin=program.stdin)
+    assert program.output(run.stdout) == program.output(native.stdout)
+
+
 def test_every_source_is_in_the_table() -> None:
     sources = {path.stem for path in (harness.ROOT / "testprogs").glob("*.c*")}
     tested_elsewhere = {"contend", "endless", "surroundings", "unknown_syscall", "visible"}
