@@ -161,6 +161,10 @@ def _put(items: tuple, at: int, value: object) -> tuple:  # type: ignore[type-ar
     return (*items[:at], value, *items[at + 1 :])
 
 
+ADDED = 60
+"""What is added, so that no sum is a value that is stored: that store would be silent."""
+
+
 def random_program(
     rng: random.Random, threads_max: int = 4, ops_max: int = 9, values_max: int = 200
 ) -> Program:
@@ -183,7 +187,8 @@ def random_program(
             continue
         wide = rng.random() < 0.12
         picked = tuple(sorted(rng.sample(range(variables), 2 if wide else 1)))
-        ops.append(Op(kind, picked, next(values) if kind in ("store", "swap") else 1))
+        added = 1 if values_max < 200 else ADDED
+        ops.append(Op(kind, picked, next(values) if kind in ("store", "swap") else added))
     return Program(tuple(tuple(ops) for ops in lists), variables)
 
 
@@ -193,7 +198,7 @@ def varied(rng: random.Random, base: Program) -> Program:
     for at in range(rng.randint(0, 2)):
         ops = rng.choice(threads)
         variable = rng.randrange(base.variables)
-        extra = rng.choice((FENCE, load(variable), store(variable, 100 + at), add(variable)))
+        extra = rng.choice((FENCE, load(variable), store(variable, 100 + at), add(variable, ADDED)))
         ops.insert(rng.randint(0, len(ops)), extra)
     return Program(tuple(tuple(ops) for ops in threads), base.variables)
 
