@@ -8,19 +8,25 @@ static struct {
 	uint32_t dword;
 	uint64_t qword;
 	uint64_t by_exchange;
-	uint64_t bits;
-	_Alignas(16) uint64_t pair[2];
+	unsigned long bits;
+	_Alignas(16) unsigned long pair[2];
 } shared;
 static int iterations;
 
-/* 16 bytes at once: the low half counts up, the high half down. */
+#ifdef __x86_64__
+#define EXCHANGE_PAIR "lock cmpxchg16b"
+#else
+#define EXCHANGE_PAIR "lock cmpxchg8b"
+#endif
+
+/* Two words at once: the low one counts up, the high one down. */
 static void count_pair(void)
 {
-	uint64_t low = shared.pair[0], high = shared.pair[1];
+	unsigned long low = shared.pair[0], high = shared.pair[1];
 	char done;
 
 	do {
-		__asm__ volatile("lock cmpxchg16b %1\n\tsete %0"
+		__asm__ volatile(EXCHANGE_PAIR " %1\n\tsete %0"
 				 : "=q"(done), "+m"(shared.pair), "+a"(low), "+d"(high)
 				 : "b"(low + 1), "c"(high - 1)
 				 : "cc", "memory");
@@ -45,7 +51,7 @@ static void *body(void *index)
 		dawdle();
 	}
 	for (int bit = mine * 8; bit < mine * 8 + 8; bit++)
-		__asm__ volatile("lock btsq %1, %0" : "+m"(shared.bits) : "r"((uint64_t)bit) : "cc");
+		__asm__ volatile("lock bts %1, %0" : "+m"(shared.bits) : "r"((long)bit) : "cc");
 	return NULL;
 }
 
@@ -56,11 +62,11 @@ int main(int argc, char **argv)
 	iterations = argument(argc, argv, 2, 150);
 	run_threads_at_once(threads, body);
 	uint64_t n = (uint64_t)threads * (uint64_t)iterations;
-	printf("atomics: %u %u %u %lu %lu %lx %lu %lu\n", shared.byte, shared.word, shared.dword,
+	printf("atomics: %u %u %u %" PRIu64 " %" PRIu64 " %lx %lu %lu\n", shared.byte, shared.word, shared.dword,
 	       shared.qword, shared.by_exchange, shared.bits, shared.pair[0], shared.pair[1]);
 	CHECK(shared.byte == (uint8_t)n && shared.word == (uint16_t)(3 * n));
 	CHECK(shared.dword == (uint32_t)-(5 * n) && shared.qword == 7 * n);
-	CHECK(shared.by_exchange == n && shared.pair[0] == n && shared.pair[1] == -n);
-	CHECK(threads >= 8 || shared.bits == (1UL << (8 * threads)) - 1);
+	CHECK(shared.by_exchange == n && shared.pair[0] == n && shared.pair[1] == -(unsigned long)n);
+	CHECK(threads >= (int)sizeof(long) || shared.bits == (1UL << (8 * threads)) - 1);
 	return 0;
 }

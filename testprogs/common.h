@@ -10,6 +10,7 @@
 #define TESTPROGS_COMMON_H
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>

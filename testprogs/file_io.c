@@ -117,6 +117,6 @@ int main(int argc, char **argv)
 	CHECK(unlink(path) == 0 && unlink(second) == 0 && stat(path, &facts) == -1);
 	for (int i = 0; i < threads; i++)
 		sum += sums[i];
-	printf("file_io: sum %lu records %ld\n", sum, count);
+	printf("file_io: sum %" PRIu64 " records %ld\n", sum, count);
 	return 0;
 }

@@ -2,6 +2,8 @@
 /* Values through pthread_join: returned, given to pthread_exit, after the end. */
 #include "common.h"
 
+enum { SHIFT = sizeof(long) * 8 - 24 };
+
 static __attribute__((noinline)) void leave(long value)
 {
 	pthread_exit((void *)value);
@@ -13,7 +15,7 @@ static void *body(void *index)
 
 	if (mine % 2)
 		leave(mine * 1000003L);
-	return (void *)(mine << 40);
+	return (void *)(mine << SHIFT);
 }
 
 int main(int argc, char **argv)
@@ -29,7 +31,7 @@ int main(int argc, char **argv)
 		void *value;
 
 		CHECK(pthread_join(handles[i], &value) == 0);
-		CHECK((long)value == (i % 2 ? i * 1000003L : (long)i << 40));
+		CHECK((long)value == (i % 2 ? i * 1000003L : (long)i << SHIFT));
 		sum += (long)value;
 	}
 	CHECK(pthread_join(pthread_self(), NULL) == EDEADLK);

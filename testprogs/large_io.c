@@ -40,6 +40,6 @@ int main(int argc, char **argv)
 	run_threads(threads, body);
 	for (int i = 0; i < threads; i++)
 		sum += sums[i];
-	printf("large_io: %lu\n", sum);
+	printf("large_io: %" PRIu64 "\n", sum);
 	return 0;
 }

@@ -47,6 +47,6 @@ int main(int argc, char **argv)
 	for (int i = 0; i < threads; i++)
 		total += sums[i];
 	CHECK(marker == 1000 && table[WORDS - 1] == 1000 * 2654435761u + WORDS - 1);
-	printf("large_tls: %lu\n", total);
+	printf("large_tls: %" PRIu64 "\n", total);
 	return 0;
 }

@@ -73,6 +73,6 @@ int main(int argc, char **argv)
 	run_threads(threads, body);
 	for (int i = 0; i < threads; i++)
 		total += sums[i];
-	printf("malloc_all: %lu\n", total);
+	printf("malloc_all: %" PRIu64 "\n", total);
 	return 0;
 }

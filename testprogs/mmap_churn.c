@@ -40,6 +40,6 @@ int main(int argc, char **argv)
 	run_threads_at_once(threads, body);
 	for (int i = 0; i < threads; i++)
 		sum += sums[i];
-	printf("mmap_churn: %lu\n", sum);
+	printf("mmap_churn: %" PRIu64 "\n", sum);
 	return 0;
 }

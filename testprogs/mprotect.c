@@ -43,6 +43,6 @@ int main(int argc, char **argv)
 	run_threads_at_once(threads, body);
 	for (int i = 0; i < threads; i++)
 		sum += sums[i];
-	printf("mprotect: %lu\n", sum);
+	printf("mprotect: %" PRIu64 "\n", sum);
 	return 0;
 }

@@ -11,7 +11,8 @@ static long squares[ITEMS];
 int main(int argc, char **argv)
 {
 	int threads = argument(argc, argv, 1, 4), team = 0;
-	long sum = 0, parity = 0, greatest = -1;
+	int64_t sum = 0;
+	long parity = 0, greatest = -1;
 
 	omp_set_num_threads(threads);
 #pragma omp parallel
@@ -30,7 +31,7 @@ int main(int argc, char **argv)
 #pragma omp parallel for schedule(runtime) reduction(max : greatest)
 	for (long i = 0; i < ITEMS; i++)
 		greatest = squares[i] > greatest ? squares[i] : greatest;
-	printf("omp_loops: sum %ld parity %ld greatest %ld\n", sum, parity, greatest);
-	CHECK(sum == (ITEMS - 1L) * ITEMS * (2 * ITEMS - 1L) / 6);
+	printf("omp_loops: sum %" PRId64 " parity %ld greatest %ld\n", sum, parity, greatest);
+	CHECK(sum == (ITEMS - 1LL) * ITEMS * (2 * ITEMS - 1LL) / 6);
 	return 0;
 }

@@ -13,14 +13,14 @@ static int iterations;
 
 static void *body(void *index)
 {
-	uint64_t *crossing = (uint64_t *)(area + PAGE_BYTES - 3);
+	unsigned long *crossing = (unsigned long *)(area + PAGE_BYTES - 3);
 	unsigned char *text = area + 3 * PAGE_BYTES - 6;
 	int mine = pointer_as_index(index);
 
 	for (int i = 0; i < iterations; i++) {
 		char source[12], copy[12];
 
-		__asm__ volatile("lock addq $0x1000001, %0" : "+m"(*crossing)::"cc");
+		__asm__ volatile("lock add %1, %0" : "+m"(*crossing) : "r"(0x1000001UL) : "cc");
 		memset(source, 'a' + mine, sizeof source);
 		pthread_mutex_lock(&lock);
 		void *from = source, *to = text;
@@ -36,7 +36,7 @@ static void *body(void *index)
 int main(int argc, char **argv)
 {
 	int threads = argument(argc, argv, 1, 3);
-	uint64_t value;
+	unsigned long value;
 
 	iterations = argument(argc, argv, 2, 20);
 	area = (unsigned char *)mmap(NULL, 4 * PAGE_BYTES, PROT_READ | PROT_WRITE,
@@ -45,6 +45,6 @@ int main(int argc, char **argv)
 	run_threads_at_once(threads, body);
 	memcpy(&value, area + PAGE_BYTES - 3, sizeof value);
 	printf("page_crossing: %lx\n", value);
-	CHECK(value == 0x1000001UL * (uint64_t)threads * (uint64_t)iterations);
+	CHECK(value == 0x1000001UL * (unsigned long)threads * (unsigned long)iterations);
 	return 0;
 }

@@ -5,13 +5,19 @@
 
 #include "common.h"
 
+#ifdef __x86_64__
+enum { INSTRUCTION_POINTER = REG_RIP };
+#else
+enum { INSTRUCTION_POINTER = REG_EIP };
+#endif
+
 static volatile sig_atomic_t handled;
 static volatile pid_t sender;
 
 static void on_signal(int number, siginfo_t *info, void *context)
 {
 	CHECK(number == SIGUSR1 && info->si_signo == SIGUSR1);
-	CHECK(((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] != 0);
+	CHECK(((ucontext_t *)context)->uc_mcontext.gregs[INSTRUCTION_POINTER] != 0);
 	sender = info->si_pid;
 	handled++;
 }

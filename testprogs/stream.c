@@ -37,7 +37,7 @@ int main(int argc, char **argv)
 	area = (uint64_t *)malloc(words * sizeof *area);
 	CHECK(area && sem_init(&written, 0, 0) == 0);
 	run_pair(argument(argc, argv, 2, 1), body);
-	printf("stream: %lu words sum %lu\n", words, sum);
+	printf("stream: %zu words sum %" PRIu64 "\n", words, sum);
 	free(area);
 	return 0;
 }

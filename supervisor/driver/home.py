@@ -413,6 +413,7 @@ class Home(Supervisor):
             thread.cont(number)  # the kernel stops, ends or restarts as it must
             return
         thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
+        thread.at_signal = True
         if thread.away != HOME:
             self.send(thread.away, BringHome(thread.tid))
         # At the gadget's first byte the call has not begun; it begins again later.
@@ -685,9 +686,11 @@ class Home(Supervisor):
         self.begin("return", thread, self._settle_at_home(thread, message.xstate), lambda _: None)
 
     def _settle_at_home(self, thread: Thread, xstate: bytes) -> Steps:
-        if thread.pending_signals:
+        if thread.pending_signals and not thread.at_signal:
             # A signal can be injected only at a signal stop: the gadget's int3 is one.
             # Others of the program's must not come there: they have their turn later.
+            # (Where the shadow still stands at the signal's own stop, a mask that the
+            # interrupted call put in force for a while is as the kernel wants it.)
             thread.entered = True
             mask = ptrace.get_signal_mask(thread.task)
             ptrace.set_signal_mask(thread.task, NO_CALL & ~signals.FORCED_MASK)

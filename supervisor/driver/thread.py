@@ -28,6 +28,7 @@ class Thread:
         "affinity",
         "alternate_stack",
         "arch",
+        "at_signal",
         "at_gadget",
         "away",
         "blocked_signals",
@@ -109,6 +110,8 @@ class Thread:
         """Of the forced ones, sent while the program has them blocked: number, siginfo."""
         self.frame_mask = 0
         """Forced signals that the frame of the handler being entered is to show as blocked."""
+        self.at_signal = False
+        """Stands at the delivery of a signal, where another can be put in its place."""
         self.delivering = False
         """Waits for its stack pages to deliver the first of the pending signals."""
         self.ended = False
@@ -147,21 +150,21 @@ class Thread:
         if self.still:
             self.later = partial(self.cont, signal_number)
             return
-        self.stopped = False
+        self.stopped = self.at_signal = False
         ptrace.cont(self.task, signal_number)
 
     def cont_to_syscall(self) -> None:
         if self.still:
             self.later = self.cont_to_syscall
             return
-        self.stopped = False
+        self.stopped = self.at_signal = False
         ptrace.cont_to_syscall(self.task)
 
     def single_step(self, signal_number: int = 0) -> None:
         if self.still:
             self.later = partial(self.single_step, signal_number)
             return
-        self.stopped = False
+        self.stopped = self.at_signal = False
         ptrace.single_step(self.task, signal_number)
 
     def go_on(self) -> None:

@@ -104,6 +104,7 @@ CALLS = [
     Program("file_io"),
     Program("large_io", threads=0),
     Program("poll_sleep"),
+    Program("layouts", threads=3),
     Program("echo", threads=2, stdin=bytes(range(256)) * 300, compare_stderr=True),
     Program("echo", ("empty",), threads=2, compare_stderr=True),
 ]
@@ -152,6 +153,30 @@ VARIANTS = [
         "staticpie": {"mutex": 4, "tls": 4},
     }.items()
     for name, threads in names.items()
+]
+
+I386_KINDS = {
+    "m32": (
+        "mutex", "condvar", "barrier", "tls", "atomics", "page_crossing", "robust_mutex",
+        "malloc_all", "brk_growth", "mprotect", "stdio_all", "file_io", "poll_sleep", "layouts",
+        "signal_alarm", "signal_self", "signal_thread", "segv_thread", "cancel", "nested",
+        "cxx_threads", "cxx_exceptions", "omp_loops",
+    ),
+    "m32static": ("mutex", "tls", "malloc_all", "cancel", "cxx_exceptions"),
+    "m32nopie": ("mutex", "condvar", "omp_loops"),
+}
+
+_BY_NAME = {
+    program.name: program
+    for program in reversed(
+        [*SYNCHRONIZATION, *THREADS, *MEMORY, *CALLS, *SIGNALS, *LANGUAGES, *COMPUTE]
+    )
+}
+
+VARIANTS += [
+    _BY_NAME[name]._replace(name=f"{name}_{kind}")
+    for kind, names in I386_KINDS.items()
+    for name in names
 ]
 
 ALL = [
