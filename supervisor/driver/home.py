@@ -251,6 +251,8 @@ class Home(Supervisor):
             if handler is None:
                 raise handlers.unsupported_call(row)
             steps = handler(self, thread, thread.arch.arguments_of(registers), None)
+        elif row.unwrap is not None:
+            steps = self._unwrapped(thread, row, thread.arch.arguments_of(registers))
         elif where is Where.ANSWER or where is Where.REFUSE:
             self._finish(thread, handlers.refusal(row))
             return
@@ -265,6 +267,20 @@ class Home(Supervisor):
         if self.node.armed and not row.quiet:
             steps = self._flush_first(steps)
         self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
+
+    def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        """A call that stands for another."""
+        assert row.unwrap is not None
+        found = yield from row.unwrap(arguments, self)
+        if isinstance(found, int):
+            return found
+        row, arguments = found
+        if not row.handler:
+            return (yield from self.run_marshalled(thread, row, arguments))
+        handler = handlers.find(row)
+        if handler is None:
+            raise handlers.unsupported_call(row)
+        return (yield from handler(self, thread, arguments, None))
 
     def row_of(self, thread: Thread, call: SpecialCall | None) -> Row:
         """The row of the call that a thread has stopped at."""

@@ -391,6 +391,8 @@ class Lender(Supervisor):
             else:
                 steps = self._special(thread, row, arguments)
                 quiet = False  # home reads the arguments in memory
+        elif row.unwrap is not None:
+            steps = self._unwrapped(thread, row, arguments)
         elif row.name == "set_thread_area":
             steps = self._set_thread_area(thread, row, arguments)
         else:
@@ -398,6 +400,15 @@ class Lender(Supervisor):
         if self.node.armed and not quiet:
             steps = self._flush_first(steps)
         self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
+
+    def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        """A call that stands for another."""
+        assert row.unwrap is not None
+        found = yield from row.unwrap(arguments, self)
+        if isinstance(found, int):
+            return found
+        carry_out = self._special if found[0].handler else self._forward
+        return (yield from carry_out(thread, *found))
 
     def _is_linker(self, ip: int) -> bool:
         """Files that the dynamic linker opens are substituted, at home."""

@@ -92,11 +92,7 @@ def gather(
     have been made by earlier calls. Raises UnsupportedError for a call that is
     refused for good.
     """
-    if row.unwrap is not None:
-        found = yield from row.unwrap(args, guest)
-        if isinstance(found, int):
-            return found
-        row, args = found
+    assert row.unwrap is None
     arch, number = row.arch, row.number
     if row.choose is not None:
         row = resolve(row, args)

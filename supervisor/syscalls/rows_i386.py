@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from supervisor.arch import I386
+from supervisor.errors import UnsupportedError
 from supervisor.syscalls import rows_control, rows_ipc
 from supervisor.syscalls.build import fetch
 from supervisor.syscalls.call import Guest
@@ -113,7 +114,6 @@ def _fcntl(args: Args) -> Row:
 
 # Calls whose arguments are in memory ----------------------------------------------------
 
-
 by_name: Final[dict[str, Row]] = {}
 """i386's rows, when they have their numbers (see `fill`)."""
 
@@ -188,6 +188,10 @@ def _ipc(args: Args, guest: Guest) -> Unwrapping:
             return by_name["msgget"], [first, second, 0, 0, 0, 0]
         case 14:  # MSGCTL
             return by_name["msgctl"], [first, second & ~_IPC_64, pointer, 0, 0, 0]
+        case 21:  # SHMAT
+            raise UnsupportedError("the program made system call ipc (shmat), not supported")
+        case 22:  # SHMDT
+            return by_name["shmdt"], [pointer, 0, 0, 0, 0, 0]
         case 23:  # SHMGET
             return by_name["shmget"], [first, second, third, 0, 0, 0]
         case 24:  # SHMCTL

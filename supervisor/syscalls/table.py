@@ -96,7 +96,10 @@ def is_plain(row: Row) -> bool:
 def _markdown() -> Iterable[str]:
     yield "# System calls"
     yield ""
-    yield "Made by `python -m supervisor.syscalls.table`; x86-64."
+    yield (
+        "Made by `python -m supervisor.syscalls.table`: x86-64, then what i386 has besides or "
+        "otherwise."
+    )
     yield ""
     counts = {where: sum(row.where is where for row in ROWS.values()) for where in Where}
     yield "| where | calls | meaning |"
@@ -121,6 +124,17 @@ def _markdown() -> Iterable[str]:
         numbered = (ROWS[X86_64.numbers[row.name]] for row in rows)
         for row in sorted(numbered, key=lambda row: row.number):
             yield _line(row)
+    yield ""
+    yield "## i386"
+    yield ""
+    yield "Every call that is not here is as x86-64's of the same name, on smaller words."
+    yield ""
+    yield "| number | call | where | pointers | remarks |"
+    yield "|---|---|---|---|---|"
+    own = {row.name for row in rows_i386.OWN} | (set(I386.numbers) - set(X86_64.numbers))
+    for row in sorted(TABLES[I386].rows.values(), key=lambda row: row.number):
+        if row.name in own:
+            yield _line(row)
 
 
 def _line(row: Row) -> str:
@@ -132,6 +146,8 @@ def _line(row: Row) -> str:
     )
     where = row.where.value
     remarks = [row.why] if row.why else []
+    if row.unwrap is not None:
+        where, pointers = "as the call that it stands for", ""
     if row.choose is not None:
         where, pointers = "by argument", "by argument"
     if row.handler and row.handler != row.name:
