@@ -4,6 +4,7 @@
  * other threads; and, on i386, the calls that only i386 has.
  */
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/ipc.h>
@@ -30,10 +31,12 @@
 
 static int open_scratch(void)
 {
-	char name[64];
+	const char *folder = getenv("TMPDIR");
+	char name[PATH_MAX];
+	int fd;
 
-	snprintf(name, sizeof name, "%s/layoutsXXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-	int fd = mkstemp64(name);
+	snprintf(name, sizeof name, "%s/layoutsXXXXXX", folder ? folder : "/tmp");
+	fd = mkstemp64(name);
 	CHECK(fd >= 0 && unlink(name) == 0);
 	return fd;
 }
