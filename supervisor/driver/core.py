@@ -257,10 +257,10 @@ class Supervisor:
                 elif kind is Arm:
                     self._arm(effect.armed)
                 elif kind is StandStill:
-                    self._stand_still()
+                    self.stand_still()
                     pending.append(StoodStill())
                 elif kind is GoOn:
-                    self._go_on()
+                    self.end_standstill()
                 elif kind is ModeChanged:
                     mode = "multiple-writer" if effect.multiple else "single-writer"
                     self.verbose(
@@ -327,8 +327,8 @@ class Supervisor:
         except ptrace.TraceeGone:
             pass
 
-    def _stand_still(self) -> None:
-        """No thread executes the program's code until `_go_on` (see Thread.still)."""
+    def stand_still(self) -> None:
+        """No thread executes the program's code until `end_standstill` (see Thread.still)."""
         self.still = True
         for thread in list(self.threads.values()):
             thread.still = True
@@ -342,7 +342,7 @@ class Supervisor:
                 ptrace.interrupt(thread.task)
                 self._late.append(self.next_stop(thread.task))  # it goes on later as from any
 
-    def _go_on(self) -> None:
+    def end_standstill(self) -> None:
         self.still = False
         for thread in list(self.threads.values()):
             with contextlib.suppress(ptrace.TraceeGone):

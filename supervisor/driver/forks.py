@@ -17,6 +17,7 @@ image is taken over as the first one was.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -24,13 +25,13 @@ from supervisor.arch.base import NO_CALL
 from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver import signals
-from supervisor.driver.operations import Native, Steps, Wait
+from supervisor.driver.operations import Hold, Native, Steps, Unhold, Wait
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import threads
 from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.memory import ADDRESS_SPACE_SIZE, data_extents
-from supervisor.units import PAGE_SHIFT
+from supervisor.units import PAGE_SHIFT, PageNumber
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
@@ -47,6 +48,10 @@ MADV_DONTFORK: Final = 10
 MADV_DOFORK: Final = 11
 MADV_WIPEONFORK: Final = 18
 COPY_PIECE: Final = 1 << 20
+FETCHES: Final = 2
+"""How often home asks for all that it lacks before it keeps what it gets."""
+HELD_MAX: Final = 32
+"""Pieces that are kept at most; a request is for no more than 64 MiB."""
 
 
 class Forks:
@@ -119,21 +124,56 @@ class Forks:
         return child
 
     def _copy_memory(self, copy: int) -> Steps:
-        """All of guest memory that has contents, as home has it once it has fetched it."""
+        """All of guest memory as it is at one moment.
+
+        Threads go on meanwhile, and a copy of pages of different moments would
+        be one that the program never had: a list half changed, say. So home
+        first gets every page, and then, with its own threads standing still and
+        no message handled, copies them.
+        """
         home = self.home
-        for area in list(home.space):
-            if area.kind is not Kind.GUEST:
-                continue
-            first, count = area.start >> PAGE_SHIFT, (area.end - area.start) >> PAGE_SHIFT
-            for run in home.node.access_runs(first, count):
-                if run.access is Access.NONE:
-                    for at in range(run.first, run.first + run.count, COPY_PIECE >> PAGE_SHIFT):
-                        size = min(COPY_PIECE >> PAGE_SHIFT, run.first + run.count - at)
-                        yield Acquire(((at << PAGE_SHIFT, size << PAGE_SHIFT, Access.READ),))
-            for start, end in data_extents(home.memory.descriptor, area.start, area.end):
-                for at in range(start, end, COPY_PIECE):
-                    data = home.memory.read_bytes(at, min(COPY_PIECE, end - at))
-                    os.pwrite(copy, data, at)
+        held: list[tuple[int, int, Access]] = []
+        for attempt in itertools.count():
+            missing = self._missing()
+            if not missing:
+                break
+            if attempt < FETCHES:
+                for each in missing:
+                    yield Acquire((each,))
+            else:  # others want them as well: what is got is kept
+                held = [*held, *missing][-HELD_MAX:]
+                yield Hold(tuple(held))
+        still = home.still
+        if not still:
+            home.stand_still()
+        try:
+            for area in home.space:
+                if area.kind is not Kind.GUEST:
+                    continue
+                for start, end in data_extents(home.memory.descriptor, area.start, area.end):
+                    for at in range(start, end, COPY_PIECE):
+                        data = home.memory.read_bytes(at, min(COPY_PIECE, end - at))
+                        os.pwrite(copy, data, at)
+        finally:
+            if not still:
+                home.end_standstill()
+        if held:
+            yield Unhold()
+
+    def _missing(self) -> list[tuple[int, int, Access]]:
+        """What home cannot read of guest memory, in pieces to ask for."""
+        home = self.home
+        step = COPY_PIECE >> PAGE_SHIFT
+        return [
+            (at << PAGE_SHIFT, min(step, run.first + run.count - at) << PAGE_SHIFT, Access.READ)
+            for area in home.space
+            if area.kind is Kind.GUEST
+            for run in home.node.access_runs(
+                PageNumber(area.start >> PAGE_SHIFT), (area.end - area.start) >> PAGE_SHIFT
+            )
+            if run.access is Access.NONE
+            for at in range(run.first, run.first + run.count, step)
+        ]
 
     def _begin(
         self, parent: Thread, child: int, copy: int, context: ptrace.Registers,
