@@ -141,9 +141,9 @@ class Lender(Supervisor):
         elif isinstance(message, Pause):
             self.paused = message.stopped
             if message.stopped:
-                self._stand_still()
+                self.stand_still()
             else:
-                self._go_on()
+                self.end_standstill()
         elif isinstance(message, Fence):
             self.send(HOME, Fenced(message.number))
         elif isinstance(message, BringHome):
