@@ -681,8 +681,6 @@ class Supervisor:
         key = (registers.rip, address, registers.rsp, registers.rcx, registers.rax)
         if self.held.pop(thread.requester, None) is not None:
             self.step(Released(thread.requester))
-            if key == thread.fault_key:
-                thread.step_next = True  # the page was taken before the thread got to use it
         runs = self._runs(ranges)
         locked = self.several_writers and self.decoder.is_locked(registers.rip)
         if self.node.satisfied(runs, locked):
@@ -702,6 +700,8 @@ class Supervisor:
             runs = self._runs([*ranges, (address, 1, Access.WRITE)])
         else:
             thread.cured = 0
+            # Perhaps the page was taken, its hold over, before the thread got to use it.
+            thread.step_next = thread.step_next or key == thread.fault_key
         thread.fault_key = key
         ahead = min((area.end - (address & ~PAGE_MASK) >> PAGE_SHIFT) - 1, AHEAD_PAGES_MAX)
         thread.waiting = True

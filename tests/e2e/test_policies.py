@@ -78,11 +78,7 @@ def test_each_host_advances(place: Place, policy: str, kind: str, count: int) ->
     assert min(turns) >= 2 and max(longest for _, _, longest in rows) < WAIT_US_MAX
 
 
-# An open fault: under single-writer the reader sometimes sees nothing for as long as the
-# writer goes on writing to the page (60 ms here), in about one run of six more often than not.
-@pytest.mark.parametrize(
-    "policy", ["adaptive", "paper", pytest.param("single-writer", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_plain_store_becomes_visible(place: Place, policy: str) -> None:
     out, _ = run(place, policy, 2, "visible")
     took_us = [int(line) for line in out.splitlines()]
