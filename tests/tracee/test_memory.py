@@ -41,7 +41,7 @@ def test_holes_are_known_without_reading() -> None:
         assert memory.holes(PageNumber(100), 50) == 20
         assert memory.holes(PageNumber(120), 5) == 0
         memory.set_backing(
-            110 * PAGE_SIZE, 112 * PAGE_SIZE, FileBacking(file.fileno(), 110 * PAGE_SIZE)
+            110 * PAGE_SIZE, 112 * PAGE_SIZE, FileBacking(os.dup(file.fileno()), 110 * PAGE_SIZE)
         )
         assert memory.holes(PageNumber(100), 50) == 10
         assert memory.holes(PageNumber(110), 1) == 0
