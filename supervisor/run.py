@@ -27,7 +27,7 @@ from supervisor.tracee import ptrace
 from supervisor.tracee.priority import put_first
 from supervisor.units import HOME, HostId
 
-STATISTICS_WAIT_S: Final = 2.0
+STATISTICS_WAIT_S: Final = 5.0
 REAP_S: Final = 3.0
 
 

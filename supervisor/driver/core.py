@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from supervisor.arch import Arch
 from supervisor.areas import EXEC, READ, WRITE, AddressSpace, Area, Kind
-from supervisor.cluster.transport import Link
+from supervisor.cluster.transport import Frame, Link
 from supervisor.coherence import wire
 from supervisor.coherence.messages import (
     Access,
@@ -159,6 +159,8 @@ class Supervisor:
         self.native_begun = False
         """A task has been sent into the kernel since the last sleep; it needs the processor."""
         self._flush_wanted: set[HostId] = set()
+        self._unheard: deque[tuple[HostId, Frame]] = deque()
+        """Frames that were received behind one whose handling raised."""
         self.events.on_children = self._on_children
         for peer, link in links.items():
             self.events.watch(link.fileno(), EPOLLIN, self._link_handler(peer, link))
@@ -177,15 +179,39 @@ class Supervisor:
                 except PeerLost as error:
                     self.peer_lost(peer, str(error))
                     return
-                if self.several_writers and frames:
-                    self.step(Tick(int(time.monotonic() * 1e6)))
-                for kind, payload in frames:
-                    if kind == COHERENCE:
-                        self.step(Received(peer, wire.decode(payload)))
-                    elif kind == CONTROL:
-                        self.on_control(peer, messages.decode(payload))
+                self._hear(peer, frames)
 
         return on_ready
+
+    def _hear(self, peer: HostId, frames: list[Frame]) -> None:
+        """Handle frames; where handling one raises, `settle` goes on with those behind it."""
+        rest = iter(frames)
+        try:
+            if self.several_writers and frames:
+                self.step(Tick(int(time.monotonic() * 1e6)))
+            for kind, payload in rest:
+                if kind == COHERENCE:
+                    self.step(Received(peer, wire.decode(payload)))
+                elif kind == CONTROL:
+                    self.on_control(peer, messages.decode(payload))
+        except BaseException:
+            self._unheard.extend((peer, frame) for frame in rest)
+            raise
+
+    def _hear_the_unheard(self) -> None:
+        while self._unheard:
+            peer, frame = self._unheard.popleft()
+            self._hear(peer, [frame])
+
+    def hear_out(self, host: HostId) -> None:
+        """Handle what a host, whose process is gone, sent before its end."""
+        link = self.links.get(host)
+        if link is None:
+            return
+        with contextlib.suppress(PeerLost):
+            while frames := link.receive():
+                self._unheard.extend((host, frame) for frame in frames)
+        self._hear_the_unheard()
 
     def send(self, host: HostId, message: ControlMessage) -> None:
         link = self.links.get(host)
@@ -958,6 +984,7 @@ class Supervisor:
 
     def settle(self) -> None:
         """After each batch of events: go on with whoever can, and send what is due."""
+        self._hear_the_unheard()
         self.run_ready()
         while self._late:
             self.on_stop(self._late.popleft())

@@ -453,6 +453,7 @@ class Home(Supervisor):
             host = self.on_child_exit(stop.pid)
             if host is not None:
                 how = exit_status.describe(stop)
+                self.hear_out(host)
                 self.peer_lost(host, f"host {host} is lost: its supervisor process {how}")
             return
         self.newborn.add(stop.pid)
