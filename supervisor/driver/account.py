@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from supervisor.tracee.usage import used_by
+
 FAULTS: Final = 1000
 """Faults that a judgement is made from."""
 FAULTS_WITHIN_S: Final = 5.0
@@ -34,7 +36,7 @@ class Account:
         if self._faults:
             self._faults -= 1
             return False
-        now, used_s = time.monotonic(), _processor_time_s(process, task)
+        now, used_s = time.monotonic(), used_by(process, task) / 1e9
         thrashes = (
             self._began > 0
             and now - self._began < FAULTS_WITHIN_S
@@ -42,12 +44,3 @@ class Account:
         )
         self._began, self._used_s, self._faults = now, used_s, FAULTS
         return thrashes
-
-
-def _processor_time_s(process: int, task: int) -> float:
-    """Processor time that a task has used (the first field of its schedstat, proc(5))."""
-    try:
-        with open(f"/proc/{process}/task/{task}/schedstat", encoding="ascii") as file:
-            return int(file.read().split()[0]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0

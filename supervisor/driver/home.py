@@ -47,6 +47,7 @@ from supervisor.driver.messages import (
     Statistics,
     SystemCall,
     ThreadEnded,
+    TimesTold,
     Trouble,
     UserSignal,
 )
@@ -61,6 +62,7 @@ from supervisor.driver.operations import (
     Wait,
 )
 from supervisor.driver.placement import Placement
+from supervisor.driver.processor_time import ProcessorTime
 from supervisor.driver.scratch import Scratch
 from supervisor.driver.surroundings import Surroundings
 from supervisor.driver.thread import Thread
@@ -133,6 +135,7 @@ class Home(Supervisor):
         self.joint = Joint(self)
         self.surroundings = Surroundings(self)
         self.jobs = Jobs(self)
+        self.processor_time = ProcessorTime(self)
         self.growing = AddressSpace()
         """MAP_GROWSDOWN areas."""
         self.newborn: set[int] = set()
@@ -230,6 +233,7 @@ class Home(Supervisor):
         self.decoder.forget()
         self.code = CodeMap(self._on_code)
         self.actions.executed()
+        self.processor_time.executed()
         spawn.finish_exec(self.pid)
         check_header(f"/proc/{self.pid}/exe")
         self._take_over()
@@ -323,11 +327,12 @@ class Home(Supervisor):
         try:
             final = place(call, lease)
             value = yield Native(call.nr, final)
-            return collect(row, call, value, lease)
+            result = collect(row, call, value, lease)
         finally:
             lease.release()
             if instead is not None:
                 os.close(instead)
+        return (yield from self.processor_time.amend(thread, row, call, result))
 
     def _finish(self, thread: Thread, value: Any) -> None:
         """Give a thread that is here its result and let it go on.
@@ -611,6 +616,8 @@ class Home(Supervisor):
             thread = self._thread_of(host, message.tid)
             if thread is not None:
                 self._came_home(thread, message)
+        elif isinstance(message, TimesTold):
+            self.processor_time.told(host, message.number, message.used)
         elif isinstance(message, Fenced):
             self.wake(("fence", message.number), None)
         elif isinstance(message, ClockProbe):
@@ -698,6 +705,7 @@ class Home(Supervisor):
     def _came_home(self, thread: Thread, message: Departed) -> None:
         self.placement.moved(thread.away, HOME)
         thread.away = HOME
+        thread.spent = thread.spent.plus(message.used)
         thread.entered = False
         self.set_context(thread, message.registers)
         self.begin("return", thread, self._settle_at_home(thread, message.xstate), lambda _: None)

@@ -44,6 +44,8 @@ from supervisor.driver.messages import (
     Statistics,
     SystemCall,
     ThreadEnded,
+    TimesAsked,
+    TimesTold,
     Trouble,
     UserSignal,
 )
@@ -58,6 +60,7 @@ from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES
 from supervisor.tracee import clock, control, inject, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind
+from supervisor.tracee.usage import Times
 from supervisor.tracee.vessel import launch_vessel
 from supervisor.units import HOME, HostId
 
@@ -96,6 +99,8 @@ class Lender(Supervisor):
         self._early: deque[AnyControl] = deque()
         """What home said before this host's clocks were known."""
         self._best_round_trip_ns = 1 << 62
+        self._spent = Times()
+        """Processor time of workers that are no more."""
 
     def start(self, cpus: list[int] | None) -> None:
         self.pid, agent, self.native_clock = launch_vessel(
@@ -144,6 +149,8 @@ class Lender(Supervisor):
                 self.stand_still()
             else:
                 self.end_standstill()
+        elif isinstance(message, TimesAsked):
+            self.send(HOME, TimesTold(message.number, self._times(message.tid)))
         elif isinstance(message, Fence):
             self.send(HOME, Fenced(message.number))
         elif isinstance(message, BringHome):
@@ -188,6 +195,7 @@ class Lender(Supervisor):
 
     def _drop(self, thread: Thread) -> None:
         """End a worker whose thread goes on elsewhere, or has ended."""
+        self._spent = self._spent.plus(thread.meter.read(self.pid, thread.task))
         self.by_tid.pop(thread.tid, None)
         self.remove_thread(thread)
         registers = ptrace.Registers.from_buffer_copy(thread.registers)
@@ -197,6 +205,16 @@ class Lender(Supervisor):
             thread.cont()
         except ptrace.TraceeGone:
             pass
+
+    def _times(self, tid: int) -> Times:
+        """Processor time of a thread's worker; of all that there were, for 0."""
+        if tid:
+            thread = self.by_tid.get(tid)
+            return Times() if thread is None else thread.meter.read(self.pid, thread.task)
+        used = self._spent
+        for thread in self.threads.values():
+            used = used.plus(thread.meter.read(self.pid, thread.task))
+        return used
 
     def thrashes(self, thread: Thread) -> bool:
         if not self.migrate or not thread.account.fault(self.pid, thread.task):
@@ -273,7 +291,8 @@ class Lender(Supervisor):
             xstate = ptrace.get_xstate(thread.task)
         except ptrace.TraceeGone:
             return
-        self.send(HOME, Departed(thread.tid, bytes(thread.registers), xstate))
+        used = thread.meter.read(self.pid, thread.task)
+        self.send(HOME, Departed(thread.tid, bytes(thread.registers), xstate, used))
         self._drop(thread)
 
     def on_group_stop(self, thread: Thread, detail: int) -> None:

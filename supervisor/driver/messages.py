@@ -14,6 +14,7 @@ import msgspec
 from supervisor.areas import Area
 from supervisor.errors import PeerError
 from supervisor.syscalls.call import Call, Result
+from supervisor.tracee.usage import Times
 
 COHERENCE: Final = 1
 CONTROL: Final = 2
@@ -84,11 +85,15 @@ class BringHome(ControlMessage, frozen=True, array_like=True, tag="bring"):
 
 
 class Departed(ControlMessage, frozen=True, array_like=True, tag="departed"):
-    """Host -> home: this thread goes on at home from here (a fault of its own, BringHome)."""
+    """Host -> home: this thread goes on at home from here (a fault of its own, BringHome).
+
+    `used` is the processor time of its stay.
+    """
 
     tid: int
     registers: bytes
     xstate: bytes
+    used: Times
 
 
 class SystemCall(ControlMessage, frozen=True, array_like=True, tag="call"):
@@ -143,6 +148,20 @@ class ClockAnswer(ControlMessage, frozen=True, array_like=True, tag="clock"):
     clock_id: str
 
 
+class TimesAsked(ControlMessage, frozen=True, array_like=True, tag="times?"):
+    """Home -> host: what has this thread used there (0: have all that were ever there)?"""
+
+    number: int
+    tid: int
+
+
+class TimesTold(ControlMessage, frozen=True, array_like=True, tag="times"):
+    """Host -> home: the answer to a TimesAsked. Of a thread, only of its present stay."""
+
+    number: int
+    used: Times
+
+
 class UserSignal(ControlMessage, frozen=True, array_like=True, tag="signal"):
     """Host -> home: somebody sent dsmsup this signal there."""
 
@@ -186,6 +205,8 @@ AnyControl = (
     | ThreadEnded
     | ClockProbe
     | ClockAnswer
+    | TimesAsked
+    | TimesTold
     | UserSignal
     | Trouble
     | LinkLost

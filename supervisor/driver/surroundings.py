@@ -51,7 +51,6 @@ class Surroundings:
         self.home = home
         self._of_process: dict[str, Callable[[int], str]] = {
             "status": self._status,
-            "stat": self._stat,
             "maps": self._maps,
             "smaps": self._smaps,
         }
@@ -98,6 +97,9 @@ class Surroundings:
         tid = int(task) if task else thread.tid if process == "thread-self" else self.home.pid
         if name in ("cmdline", "environ"):
             return (yield from self._strings(name))
+        if name == "stat" and tid in self.home.by_tid:
+            whose = self.home.by_tid[tid] if task or process == "thread-self" else None
+            return (yield from self._stat(whose))
         make = self._of_process.get(name)
         if make is None or tid not in self.home.by_tid:
             return None
@@ -157,14 +159,17 @@ class Surroundings:
             lines.append(f"{name}:\t{instead.get(name, value)}\n")
         return "".join(lines)
 
-    def _stat(self, tid: int) -> str:
-        text = _read(f"/proc/{self.home.pid}/task/{tid}/stat")
-        before, _, after = text.rpartition(")")
+    def _stat(self, thread: Thread | None) -> Steps:
+        """Of a thread, or of the process."""
+        place = "" if thread is None else f"/task/{thread.tid}"
+        before, _, after = _read(f"/proc/{self.home.pid}{place}/stat").rpartition(")")
         fields = after.split()
         if fields[0] == "t":
             fields[0] = "R"
         fields[17] = str(int(fields[17]) - 1)  # num_threads
-        return f"{before}) {' '.join(fields)}\n"
+        ticks = (int(fields[11]), int(fields[12]))
+        fields[11:13] = map(str, (yield from self.home.processor_time.of_ticks(*ticks, thread)))
+        return f"{before}) {' '.join(fields)}\n".encode()
 
     def _strings(self, name: str) -> Steps:
         """Arguments or environment: where they lie is in stat's fields 48 to 51 (proc(5))."""

@@ -12,6 +12,7 @@ from supervisor.coherence.messages import Access
 from supervisor.driver.account import Account
 from supervisor.tracee import ptrace
 from supervisor.tracee.ptrace import Registers
+from supervisor.tracee.usage import Meter, Times
 from supervisor.units import HOME, HostId
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Thread:
         "later",
         "leaving",
         "lost",
+        "meter",
         "native",
         "operation",
         "paging",
@@ -56,6 +58,7 @@ class Thread:
         "requester",
         "robust_list",
         "scrutinise",
+        "spent",
         "step_next",
         "stepping",
         "still",
@@ -125,6 +128,10 @@ class Thread:
         self.wanted = Access.READ
         """The greatest access that its last fault asked for."""
         self.account = Account()
+        self.meter = Meter()
+        """Elsewhere: what its task has used there."""
+        self.spent = Times()
+        """At home: processor time of its stays elsewhere that are over."""
         self.paging = False
         """Waits in the kernel for its pages, in no stop of ours (see driver/pager.py)."""
         self.fault_address = 0

@@ -2,6 +2,7 @@
 /* Threads: creation, attributes, ends, cancellation, keys, clocks, scheduling. */
 #include "posix.h"
 #include <dirent.h>
+#include <sys/times.h>
 
 static atomic_int flag, turns;
 
@@ -430,6 +431,105 @@ static void clocks(void)
 	join(thread);
 }
 
+static int64_t process_ns(void)
+{
+	struct rusage usage;
+
+	NEED(getrusage(RUSAGE_SELF, &usage) == 0);
+	return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000LL +
+		(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000LL;
+}
+
+/* Works on each processor in turn; whether its clock ran as long everywhere. */
+static void *works_everywhere(void *arg)
+{
+	cpu_set_t all, one;
+	int64_t least = INT64_MAX, most = 0, begun = now_ns(CLOCK_THREAD_CPUTIME_ID);
+	int count = 0;
+
+	(void)arg;
+	NEED(sched_getaffinity(0, sizeof all, &all) == 0);
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		int64_t before = now_ns(CLOCK_THREAD_CPUTIME_ID), used;
+
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		NEED(sched_setaffinity(0, sizeof one, &one) == 0);
+		work();
+		used = now_ns(CLOCK_THREAD_CPUTIME_ID) - before;
+		least = used < least ? used : least;
+		most = used > most ? used : most;
+		count++;
+	}
+	NEED(sched_setaffinity(0, sizeof all, &all) == 0);
+	return (void *)(intptr_t)(least > 5000000 && most < 10 * least &&
+		now_ns(CLOCK_THREAD_CPUTIME_ID) - begun >= count * least);
+}
+
+static void *only_works(void *arg)
+{
+	(void)arg;
+	work();
+	return NULL;
+}
+
+static void *reads_clocks(void *arg)
+{
+	int64_t last[3] = {0, 0, 0};
+	int good = 1;
+
+	(void)arg;
+	for (int i = 0; i < 200; i++) {
+		int64_t now[3] = {
+			now_ns(CLOCK_PROCESS_CPUTIME_ID), now_ns(CLOCK_THREAD_CPUTIME_ID),
+			process_ns()};
+
+		for (int j = 0; j < 3; j++) {
+			good &= now[j] >= last[j];
+			last[j] = now[j];
+		}
+	}
+	return (void *)(intptr_t)good;
+}
+
+static void sums_of_clocks(void)
+{
+	int64_t before, used, ended;
+	clock_t clock_before;
+	struct tms start_times, end_times;
+	pthread_t threads[3];
+	clockid_t clock_id;
+
+	PROMISE("its clock runs on each processor", join(start(works_everywhere, NULL)));
+	before = now_ns(CLOCK_THREAD_CPUTIME_ID);
+	work();
+	used = now_ns(CLOCK_THREAD_CPUTIME_ID) - before;
+	before = process_ns();
+	clock_before = clock();
+	NEED(times(&start_times) != (clock_t)-1);
+	for (int i = 0; i < 3; i++)
+		threads[i] = start(only_works, NULL);
+	for (int i = 0; i < 3; i++)
+		join(threads[i]);
+	NEED(times(&end_times) != (clock_t)-1);
+	ended = process_ns() - before;
+	PROMISE("getrusage counts threads that have ended", ended > used && ended < 30 * used);
+	ended = (int64_t)(clock() - clock_before) * (1000000000 / CLOCKS_PER_SEC);
+	PROMISE("so does clock", ended > used && ended < 30 * used);
+	ended = (end_times.tms_utime + end_times.tms_stime - start_times.tms_utime -
+		start_times.tms_stime) * (1000000000LL / sysconf(_SC_CLK_TCK));
+	PROMISE("so does times", ended > used && ended < 30 * used);
+	NEED(clock_getcpuclockid(getpid(), &clock_id) == 0);
+	PROMISE("the process's clock by its id", now_ns(clock_id) >= before + used);
+	PROMISE("they do not go back", join(start(reads_clocks, NULL)));
+	PROMISE("nor here", reads_clocks(NULL));
+	before = process_ns();
+	pause_ms(300);
+	PROMISE("asleep it uses none", process_ns() - before < 100000000);
+}
+
 static void *tells_id(void *arg)
 {
 	(void)arg;
@@ -552,6 +652,7 @@ int main(int argc, char **argv)
 		{"cancellation", cancellation},
 		{"names", names},
 		{"clocks", clocks},
+		{"sums_of_clocks", sums_of_clocks},
 		{"identity", identity},
 		{"scheduling", scheduling},
 		{"at_fork", at_fork},

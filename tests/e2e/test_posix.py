@@ -15,11 +15,6 @@ from harness import Place
 SLOW = {("memory", "too_many")}
 """Tests of many seconds, by program."""
 
-BROKEN = {
-    ("threads", "clocks"),
-}
-"""Not as natively yet: docs/posix.md tells what."""
-
 
 def check(place: Place, program: str, mode: str, hosts: int, tests: list[str]) -> None:
     argv = [str(harness.BIN / f"posix_{program}"), mode, *tests]
@@ -34,7 +29,7 @@ def check(place: Place, program: str, mode: str, hosts: int, tests: list[str]) -
 @pytest.mark.parametrize("mode", ["home", "away"])
 @pytest.mark.parametrize("program", posix_table.PROGRAMS)
 def test_promises(program: str, mode: str, repetition: int, place: Place) -> None:
-    tests = [name for name in posix_table.tests_of(program) if (program, name) not in SLOW | BROKEN]
+    tests = [name for name in posix_table.tests_of(program) if (program, name) not in SLOW]
     check(place, program, mode, 2, tests)
 
 
@@ -44,7 +39,7 @@ def test_promises(program: str, mode: str, repetition: int, place: Place) -> Non
 def test_promises_on_other_numbers_of_hosts(
     program: str, mode: str, hosts: int, place: Place
 ) -> None:
-    tests = [name for name in posix_table.tests_of(program) if (program, name) not in BROKEN]
+    tests = posix_table.tests_of(program)
     if hosts == 2:
         tests = [name for name in tests if (program, name) in SLOW]
     if tests:

@@ -37,8 +37,11 @@ OVERRIDES: Final = frozenset(
 )
 """Calls that only need marshalling, but something more after it at home."""
 
-MARSHALLED: Final = frozenset(("open", "readlink", "nanosleep", "clock_nanosleep"))
-"""Handlers (Row.handler) that, for a thread elsewhere, are plain marshalling."""
+MARSHALLED: Final = frozenset(
+    ("open", "readlink", "nanosleep", "clock_nanosleep", "clock_gettime")
+)
+"""Handlers (Row.handler) that, for a thread elsewhere, are plain marshalling (where its own
+host does not know the answer)."""
 
 
 def find(row: Row) -> Handler | None:
