@@ -552,13 +552,15 @@ static int tasks(void)
 static void identity(void)
 {
 	pthread_t thread;
-	int before = tasks();
 
 	PROMISE("thread ids differ", (pid_t)(intptr_t)join(start(tells_id, NULL)) != gettid());
 	PROMISE("process ids do not", getpid() == syscall(SYS_getpid));
 	atomic_store(&flag, 0);
+	/* A thread that was joined may be seen for a moment more, the longer if it is traced. */
+	for (int tries = 0; tasks() > 1 && tries < 2000; tries++)
+		usleep(1000);
 	thread = start(waits_for_flag, NULL);
-	PROMISE("/proc/self/task has it", tasks() == before + 1);
+	PROMISE("/proc/self/task has it", tasks() == 2);
 	atomic_store(&flag, 1);
 	join(thread);
 	PROMISE("tgkill of none is ESRCH",

@@ -12,8 +12,8 @@
  * COUNTS  is written at the end: "traps N redirects N", or "-".
  *
  * At the first exec stop it maps the page of the armed byte; then it follows
- * all threads and children, and moves the instruction pointer on SIGILL (and on
- * SIGSEGV, which i386 redirects raise). Everything else goes to the program; a
+ * all threads and children, which may stand still as natively, and moves the
+ * instruction pointer on SIGILL (and on SIGSEGV, which i386 redirects raise). Everything else goes to the program; a
  * fault of an instruction that was moved, as if it had not been.
  * Exit status: the program's, or 128 + signal.
  */
@@ -176,6 +176,12 @@ static int handle(pid_t tid, int signal)
 	} else {
 		return 0;
 	}
+	if (!ours && (signal == SIGFPE || signal == SIGILL) && (unsigned long)info.si_addr == at) {
+		/* Of these the kernel tells the instruction's address. */
+		info.si_addr = (void *)(p->to + bias);
+		if (ptrace(PTRACE_SETSIGINFO, tid, 0, &info))
+			die("PTRACE_SETSIGINFO");
+	}
 	regs.rip = p->to + bias;
 	if (ptrace(PTRACE_SETREGS, tid, 0, &regs))
 		die("PTRACE_SETREGS");
@@ -231,19 +237,30 @@ int main(int argc, char **argv)
 	}
 	int armed = atoi(argv[1]), status, result = 125;
 	read_map(argv[2]);
+	int seized[2];
+	if (pipe(seized))
+		die("pipe");
 	pid_t child = fork();
 	if (child == 0) {
-		ptrace(PTRACE_TRACEME, 0, 0, 0);
-		raise(SIGSTOP);
+		char go;
+		close(seized[1]);
+		if (read(seized[0], &go, 1) != 1)
+			_exit(125);
+		close(seized[0]);
 		execv(argv[4], argv + 4);
 		_exit(127);
 	}
-	if (child < 0 || waitpid(child, &status, 0) < 0)
+	if (child < 0)
 		die("fork");
-	ptrace(PTRACE_SETOPTIONS, child, 0,
-	       PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
-		       PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL);
-	ptrace(PTRACE_CONT, child, 0, 0);
+	/* Not PTRACE_TRACEME: only of seized tasks can the parent see that they stand still. */
+	if (ptrace(PTRACE_SEIZE, child, 0,
+		   PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
+			   PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL))
+		die("PTRACE_SEIZE");
+	close(seized[0]);
+	if (write(seized[1], "", 1) != 1)
+		die("pipe");
+	close(seized[1]);
 	int first = 1;
 	for (;;) {
 		pid_t tid = waitpid(-1, &status, __WALL);
@@ -262,9 +279,14 @@ int main(int argc, char **argv)
 				prepare(tid, armed);
 			first = 0;
 		}
-		if (event || (signal == SIGSTOP && tid != child))
-			signal = 0;
-		else if ((signal == SIGILL || signal == SIGSEGV) && handle(tid, signal))
+		if (event == PTRACE_EVENT_STOP && signal != SIGTRAP) {
+			/* A stop of the whole process: it lasts until SIGCONT. */
+			ptrace(PTRACE_LISTEN, tid, 0, 0);
+			continue;
+		}
+		int fault = signal == SIGILL || signal == SIGSEGV || signal == SIGBUS ||
+			    signal == SIGFPE;
+		if (event || (fault && handle(tid, signal)))
 			signal = 0;
 		ptrace(PTRACE_CONT, tid, 0, signal);
 	}
