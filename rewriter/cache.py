@@ -34,7 +34,7 @@ from typing import Final
 
 from rewriter.errors import NotElf, RewriteError
 from rewriter.kinds import ARMED_ADDRESS, Kind
-from rewriter.sidemap import Extra, SideMap, TrapSite, pack, unpack
+from rewriter.sidemap import Extra, SideMap, TrapSite, moved_instructions, pack, unpack
 from rewriter.source import FILE_BYTES_MAX, check_regular
 
 SUFFIX: Final = ".sites"
@@ -54,6 +54,8 @@ class Rewritten:
     `redirects`: a boundary that a patch overwrote (or an in-place trap) to the
     equivalent instruction in a trampoline. On SIGILL at such an address, and on
     i386 on SIGSEGV, set the instruction pointer there. `traps`: each `8e c8`.
+    `moved`: new address of each instruction in a trampoline to its old one: a fault
+    of it is told to the program as one of the original instruction.
     `partial`: the file has code that nothing tells how to read (no unwind tables,
     no symbols, no pointer to it), with bytes that could be sites left as they are.
     """
@@ -65,6 +67,11 @@ class Rewritten:
     extra: tuple[Extra, ...]
     tactics: Mapping[str, int]
     partial: bool
+    heads: Mapping[int, int]
+    """see SideMap"""
+
+    def moved(self) -> dict[int, int]:
+        return moved_instructions(self.redirects, self.traps, self.heads)
 
 
 def cache_directory(given: str | os.PathLike[str] | None = None) -> str:
@@ -198,7 +205,9 @@ def _result(directory: str, key: str, base: str, name: str, side: SideMap) -> Re
     path = name if unchanged else os.path.join(directory, key, base)
     tactics = side.header.get("tactics", {})
     partial = bool(side.header["partial"])
-    return Rewritten(path, unchanged, side.redirects, side.traps, side.extra, tactics, partial)
+    return Rewritten(
+        path, unchanged, side.redirects, side.traps, side.extra, tactics, partial, side.heads
+    )
 
 
 def _read(name: str, known: os.stat_result) -> bytes:

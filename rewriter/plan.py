@@ -67,6 +67,8 @@ class Plan:
     placed: list[Placed] = field(default_factory=list)
     span: tuple[int, int] = (0, 0)
     redirects: dict[int, int] = field(default_factory=dict)
+    heads: dict[int, int] = field(default_factory=dict)
+    """first instructions of patches that are no sites: new address to original"""
     traps: dict[int, TrapSite] = field(default_factory=dict)
 
     def tactic_of(self) -> dict[int, str]:
@@ -176,6 +178,8 @@ def _record(plan: Plan, placed: Placed) -> None:
             continue
         if piece.address != patch.start or in_place_trap:
             plan.redirects[piece.address] = p.start
+        elif piece.insn.kind is None:
+            plan.heads[p.start] = piece.address
         if piece.insn.kind is None:
             continue
         at = patch.start if in_place_trap else p.trap

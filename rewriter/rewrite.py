@@ -44,7 +44,7 @@ def rewrite_bytes(
     header: dict[str, Any] = {"name": name, "unchanged": not plan.placed}
     header["partial"] = plan.code.partial
     if not plan.placed:
-        return None, SideMap(header, {}, {}, ())
+        return None, SideMap(header, {}, {}, (), {})
     header["tactics"] = dict(Counter(plan.tactic_of().values()))
     out, extra = emit(plan)
-    return out, SideMap(header, plan.redirects, plan.traps, extra)
+    return out, SideMap(header, plan.redirects, plan.traps, extra, plan.heads)

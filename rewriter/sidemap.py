@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from rewriter.kinds import KINDS, Kind
 
-MAGIC: Final = b"DSMMAP\x02\0"
+MAGIC: Final = b"DSMMAP\x03\0"
 _COLUMNS: Final = 8
 _HEAD: Final = len(MAGIC) + 32 + 4
 
@@ -86,6 +86,18 @@ class SideMap(NamedTuple):
     redirects: Mapping[int, int]
     traps: Mapping[int, TrapSite]
     extra: tuple[Extra, ...]
+    heads: Mapping[int, int]
+    """First instructions of patches that are no sites: new address -> original."""
+
+
+def moved_instructions(
+    redirects: Mapping[int, int], traps: Mapping[int, TrapSite], heads: Mapping[int, int]
+) -> dict[int, int]:
+    """New address of every instruction that was moved -> where it stood."""
+    moved = {to: at for at, to in redirects.items()}
+    moved.update((site.native, site.address) for site in traps.values())
+    moved.update(heads)
+    return moved
 
 
 def pack(side: SideMap) -> bytes:
@@ -107,14 +119,16 @@ def pack(side: SideMap) -> bytes:
     ]
     header = dict(side.header)
     header.update(
-        traps=len(rows), redirects=len(side.redirects), extra=len(side.extra), names=names
-    )
+        traps=len(rows), redirects=len(side.redirects), heads=len(side.heads),
+        extra=len(side.extra), names=names,
+    )  # fmt: skip
     text = json.dumps(header, separators=(",", ":")).encode()
     body = bytearray(len(text).to_bytes(4, "little") + text)
     for column in zip(*rows, strict=True):
         body += _bytes(array("Q", column))
-    pairs = sorted(side.redirects.items())
-    body += _bytes(array("Q", [p[0] for p in pairs])) + _bytes(array("Q", [p[1] for p in pairs]))
+    for table in (side.redirects, side.heads):
+        for column in zip(*sorted(table.items()), strict=True):
+            body += _bytes(array("Q", column))
     for extra in side.extra:
         body += _bytes(array("Q", extra))
     return MAGIC + hashlib.sha256(body).digest() + bytes(body)
@@ -140,12 +154,15 @@ def unpack(data: bytes) -> SideMap:
         at += 8 * count
         return out
 
-    traps, redirects = header.pop("traps"), header.pop("redirects")
+    traps = header.pop("traps")
     columns = [column(traps) for _ in range(_COLUMNS)] if traps else [array("Q")] * _COLUMNS
     table = TrapTable(columns, header.pop("names"))
-    moved = dict(zip(column(redirects), column(redirects), strict=True))
+    tables = []
+    for name in ("redirects", "heads"):
+        count = header.pop(name)
+        tables.append(dict(zip(column(count), column(count), strict=True)))
     extra = tuple(Extra(*column(5)) for _ in range(header.pop("extra")))
-    return SideMap(header, moved, table, extra)
+    return SideMap(header, tables[0], table, extra, tables[1])
 
 
 def _bytes(values: array[int]) -> bytes:

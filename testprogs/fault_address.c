@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A locked instruction faults: the handler finds the instruction's own address, and
- * what stood in the registers; it mends the cause, and the instruction runs again.
+ * A locked instruction faults, or the one before it, which is moved with it: the handler
+ * finds the instruction's own address, and what stood in the registers; it mends the
+ * cause, and the instruction runs again.
  */
 #include <signal.h>
 #include <sys/mman.h>
@@ -9,7 +10,18 @@
 
 #include "common.h"
 
-extern const char locked[], swapped[];
+extern const char locked[], swapped[], beside[];
+/* Behind the exchange stands a call, which must stay where it is. */
+__asm__(".text\n"
+	".type beside, @function\n"
+	"beside: .cfi_startproc\n"
+	"	mov (%rdi), %rax\n"
+	"	xchg %rax, (%rsi)\n"
+	"	call 1f\n"
+	"1:	add $8, %rsp\n"
+	"	ret\n"
+	"	.cfi_endproc\n"
+	".size beside, . - beside");
 static unsigned char *area;
 static const char *expected;
 static int handled;
@@ -41,6 +53,11 @@ static void *body(void *unused)
 	__asm__ volatile(".globl swapped\nswapped: xchgq %0, (%1)"
 			 : "+a"(value) : "D"(area) : "memory");
 	CHECK(value == 7 && *(long *)area == 5);
+	CHECK(mprotect(area, PAGE_BYTES, PROT_NONE) == 0);
+	expected = beside;
+	long (*exchange)(unsigned char *, long *) = (long (*)(unsigned char *, long *))beside;
+	long other = 9;
+	CHECK(exchange(area, &other) == 9 && other == 5);
 	return unused;
 }
 
@@ -51,5 +68,5 @@ int main(void)
 	CHECK(pthread_create(&thread, NULL, body, NULL) == 0);
 	CHECK(pthread_join(thread, NULL) == 0);
 	printf("fault_address: %d\n", handled);
-	return handled == 2 ? 0 : 1;
+	return handled == 3 ? 0 : 1;
 }

@@ -159,9 +159,7 @@ class CodeMap:
         checked = {site.checked: site.native for site in result.traps.values() if site.checked}
         found = CodeObject(bias, traps, dict(result.redirects), checked)
         if self.traps.add(found):
-            moved = {to: at for at, to in result.redirects.items()}
-            moved.update((site.native, site.address) for site in result.traps.values())
-            self._moved.append((bias, moved))
+            self._moved.append((bias, result.moved()))
             self._on_object(found)
 
     def original(self, address: int) -> int:

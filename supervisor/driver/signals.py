@@ -41,6 +41,8 @@ SIG_IGN: Final = 1
 ACTION: Final = struct.Struct("<QQQQ")
 """struct kernel_sigaction as it is kept here, that of x86-64: handler, flags, restorer, mask."""
 SIGSET_SIZE: Final = 8
+SI_ADDR: Final = 16
+"""Offset in siginfo, which ptrace shows in its 64-bit form for i386 programs too."""
 FRAME_SIZE: Final = 16 << 10
 """More than any signal frame: the red zone, the frame, and XSAVE state (about 11 KiB with AMX)."""
 
@@ -180,9 +182,15 @@ def as_if_unmoved(home: Home, thread: Thread, number: int, info: bytes) -> None:
         return
     registers = ptrace.get_registers(thread.task)
     original = home.code.original(registers.rip)
-    if original != registers.rip:
-        registers.rip = original
-        ptrace.set_registers(thread.task, registers)
+    if original == registers.rip:
+        return
+    (address,) = struct.unpack_from("<Q", info, SI_ADDR)
+    if number in (signal.SIGFPE, signal.SIGILL) and address == registers.rip:
+        # Of these the kernel tells the instruction's address, not an operand's.
+        told = info[:SI_ADDR] + original.to_bytes(8, "little") + info[SI_ADDR + 8 :]
+        ptrace.set_siginfo_bytes(thread.task, told)
+    registers.rip = original
+    ptrace.set_registers(thread.task, registers)
 
 
 def keeps(thread: Thread, number: int) -> bool:

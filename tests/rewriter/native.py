@@ -112,8 +112,7 @@ def _write_map(path: Path, files: list[Rewritten]) -> Path:
         lines += [f"load {s.vaddr:x} {s.offset:x} {s.filesz:x}" for s in elf.loads]
         lines += [f"trap {at:x} {t.native:x}" for at, t in r.traps.items()]
         lines += [f"redirect {at:x} {to:x}" for at, to in r.redirects.items()]
-        lines += [f"moved {t.native:x} {t.address:x}" for t in r.traps.values()]
-        lines += [f"moved {to:x} {at:x}" for at, to in r.redirects.items()]
+        lines += [f"moved {to:x} {at:x}" for to, at in r.moved().items()]
     path.write_text("\n".join(lines) + "\n")
     return path
 
