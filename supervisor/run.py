@@ -111,6 +111,7 @@ async def _run_home(
         membership.hosts, membership.links, names, cpus, job.policy, job.tell, membership.paths
     )
     home.on_child_exit = child_of
+    home.child_hosts = frozenset(host for host, _ in plan.processes)
     home.pager_choice = job.pager
     home.may_spin = _own_processors(job, membership)
     try:
@@ -126,6 +127,7 @@ async def _run_home(
             nursery.cancel_scope.cancel()
     finally:
         home.kill_program()
+        membership.close()  # the other hosts wait for it: children of this process among them
         _reap()
         home.events.close()
     if home.trouble is not None:
@@ -156,6 +158,7 @@ async def _run_lender(
     finally:
         lender.kill_guest()
         _reap()
+        lender.take_leave()
         lender.events.close()
     if lender.trouble is not None and not job.virtual:
         say(str(lender.trouble))

@@ -17,6 +17,7 @@ follows them, and a failed write must not hide them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -250,6 +251,11 @@ class Link:
             if written < asked:
                 return False  # The socket is full; asking again would only say so.
         return not queue
+
+    def end_sending(self) -> None:
+        """Tell the peer that no more comes, once nothing is queued; `receive` goes on."""
+        with contextlib.suppress(OSError):  # it is gone: `receive` will tell
+            self._sock.shutdown(socket.SHUT_WR)
 
     def _drop(self, written: int) -> None:
         """Take `written` bytes off the queue's front."""

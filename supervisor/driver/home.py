@@ -93,6 +93,12 @@ LOOK_S: Final = 0.05
 TERMINATION_S: Final = 5.0
 """How long the program may take to end after dsmsup was sent SIGTERM."""
 
+SUPERVISOR_END_S: Final = 0.5
+"""How long until the end of a host's process tells why its link was lost."""
+
+PROGRAM_END_S: Final = 30.0
+"""How long until the end of a program that can be injected nothing more: it may dump core."""
+
 LINK_LOST_S: Final = 1.0
 """A host that lost another may just have heard sooner that the run, or that host, is over."""
 
@@ -156,6 +162,8 @@ class Home(Supervisor):
         self.host_statistics: dict[int, dict[str, int]] = {}
         self.events.on_user_signal = self.on_user_signal
         self.on_child_exit: Callable[[int], HostId | None] = lambda pid: None
+        self.child_hosts: frozenset[HostId] = frozenset()
+        """Hosts whose supervisors are processes of this one's: their ends are seen here."""
         self.background: Callable[[Callable[[], Any], Callable[[Any], None]], None]
 
     # Start --------------------------------------------------------------------------
@@ -459,7 +467,8 @@ class Home(Supervisor):
             if host is not None:
                 how = exit_status.describe(stop)
                 self.hear_out(host)
-                self.peer_lost(host, f"host {host} is lost: its supervisor process {how}")
+                self.drop_link(host)
+                self._lost(DsmsupError(f"host {host} is lost: its supervisor process {how}"))
             return
         self.newborn.add(stop.pid)
         self.wake(("born", stop.pid), None)
@@ -538,13 +547,15 @@ class Home(Supervisor):
                 self.send(thread.away, BringHome(thread.tid))
 
     def on_thread_exit(self, thread: Thread, stop: Stop) -> None:
+        if thread.task == self.pid:
+            # At once: what it may have been waiting for is to be undone by a guest that is gone.
+            self.program_ended(exit_status.of(stop))
+            return
         self.remove_thread(thread)
         self.by_tid.pop(thread.tid, None)
         if thread.away != HOME:
             self.send(thread.away, ThreadEnded(thread.tid))
-        if thread.task == self.pid:
-            self.program_ended(exit_status.of(stop))
-        elif not thread.borrowed:
+        if not thread.borrowed:
             self.placement.ended(thread.away)
             self._quit_agent_if_last()
 
@@ -631,15 +642,11 @@ class Home(Supervisor):
             raise DsmsupError(f"host {host} ({self.names[host]}): {message.reason}")
         elif isinstance(message, LinkLost):
             line = f"host {host} ({self.names[host]}) has lost its link: {message.why}"
-            self.events.at(time.monotonic() + LINK_LOST_S, lambda: self._link_lost(line))
+            self.events.at(time.monotonic() + LINK_LOST_S, lambda: self._lost(DsmsupError(line)))
         elif isinstance(message, Statistics):
             self.host_statistics[host] = message.counters
         else:
             raise PeerError(f"host {host} sent a message that only home sends")
-
-    def _link_lost(self, line: str) -> None:
-        if not self.finished:
-            self.fail(DsmsupError(line))
 
     def _visible(self, steps: Steps) -> Steps:
         """A call of a thread elsewhere: what is written for it here, it sees when it goes on."""
@@ -843,8 +850,16 @@ class Home(Supervisor):
 
     def peer_lost(self, host: HostId, why: str) -> None:
         self.drop_link(host)
+        if host in self.child_hosts:
+            self.events.at(
+                time.monotonic() + SUPERVISOR_END_S, lambda: self._lost(DsmsupError(why))
+            )
+        else:
+            self._lost(DsmsupError(why))
+
+    def _lost(self, error: DsmsupError) -> None:
         if not self.finished:
-            self.fail(DsmsupError(why))
+            self.fail(error)
 
     def fail(self, error: DsmsupError) -> None:
         if self.trouble is None:
@@ -853,7 +868,8 @@ class Home(Supervisor):
         self.program_ended(error.exit_status)
 
     def guest_died(self, error: GuestDied) -> None:
-        """The program died under an injection; its own end tells how."""
+        """The program died under an injection; its own end tells how, and comes soon."""
+        self.events.at(time.monotonic() + PROGRAM_END_S, lambda: self._lost(error))
 
     def on_user_signal(self, number: int, from_kernel: bool) -> None:
         """SIGINT, SIGTERM, ... sent to dsmsup: they are meant for the program.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from collections import deque
@@ -51,7 +52,7 @@ from supervisor.driver.messages import (
 )
 from supervisor.driver.operations import Operation, Reply, Steps
 from supervisor.driver.thread import Thread
-from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError
+from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError, PeerLost
 from supervisor.syscalls import handlers
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import clocks, futex
@@ -67,6 +68,8 @@ from supervisor.units import HOME, HostId
 ARCH_SET_GS: Final = 0x1001
 ARCH_SET_FS: Final = 0x1002
 CLOCK_PROBES: Final = 8
+LEAVE_S: Final = 2.0
+"""How long home has to receive this host's last words."""
 
 
 class GoesHome(Exception):
@@ -315,9 +318,9 @@ class Lender(Supervisor):
 
     def on_thread_exit(self, thread: Thread, stop: Stop) -> None:
         self.by_tid.pop(thread.tid, None)
-        self.remove_thread(thread)
         if stop.kind is StopKind.KILLED:
             self._guest_killed(stop)
+        self.remove_thread(thread)
 
     def on_unknown_stop(self, stop: Stop) -> None:
         if stop.pid == self.pid and stop.kind in (StopKind.EXITED, StopKind.KILLED):
@@ -574,6 +577,23 @@ class Lender(Supervisor):
         self.flush_links()
         self.trouble = DsmsupError(f"host {self.host} ({self.names[self.host]}): {error}")
         self.finished = True
+
+    def take_leave(self) -> None:
+        """Let home have all that was said to it, and close: until it does so too, or for a time.
+
+        Closing a socket in which something is unread resets the connection, and what
+        the other end has not received by then is gone.
+        """
+        link = self.links.get(HOME)
+        if link is None:
+            return
+        deadline = time.monotonic() + LEAVE_S
+        with contextlib.suppress(PeerLost, PeerError):
+            while (left := deadline - time.monotonic()) > 0:
+                if link.flush():
+                    link.end_sending()
+                select.select([link], [link] if link.wants_write else [], [], left)
+                link.receive()
 
     def _on_user_signal(self, number: int, from_kernel: bool) -> None:
         self.send(HOME, UserSignal(number))

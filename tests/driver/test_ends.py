@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a host said before its end is heard, in whatever order its end is noticed."""
+"""Ends are seen whatever happens first, and what a host said before its end is heard."""
 
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 import trio
 
+from supervisor.arch import X86_64
 from supervisor.cluster.transport import CONTROL, Link
 from supervisor.driver import messages
 from supervisor.driver.home import Home
+from supervisor.driver.lender import Lender
 from supervisor.driver.messages import Statistics, Trouble
-from supervisor.errors import DsmsupError
+from supervisor.driver.thread import Thread
+from supervisor.errors import DsmsupError, GuestDied, PeerLost
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HOME, HostId
 
@@ -67,6 +71,37 @@ def test_the_end_of_a_process_that_said_nothing_is_told(pair: tuple[Home, Link])
     assert home.finished
 
 
+def test_a_lost_link_waits_for_the_end_of_a_process_of_our_own(pair: tuple[Home, Link]) -> None:
+    home, lender = pair
+    home.child_hosts = frozenset((LENDER,))
+    lender.close()
+    trio.run(home.events.wait, False)
+    assert not home.finished
+    home.on_stop(Stop(PROCESS, StopKind.KILLED, 11))
+    assert "was killed by SIGSEGV" in str(home.trouble)
+
+
+def test_last_words_reach_a_home_that_reads_late_and_has_more_to_say() -> None:
+    ours, theirs = socket.socketpair()
+    link, home = Link(ours, HOME), Link(theirs, LENDER)
+    lender = Lender(LENDER, 2, {HOME: link}, ["a", "b"], "adaptive", lambda line: None)
+    link.send(CONTROL, bytes(8 << 20))  # more than the socket takes
+    home.send(CONTROL, b"unread")
+    home.flush()
+    lender.fail(DsmsupError("its guest has vanished"))
+    leaves = threading.Thread(target=lender.take_leave)
+    leaves.start()
+    heard = []
+    with pytest.raises(PeerLost):
+        while True:
+            heard += home.receive()
+    home.close()
+    leaves.join(10)
+    link.close()
+    lender.events.close()
+    assert messages.decode(heard[-1].payload) == Trouble("its guest has vanished")
+
+
 def test_frames_behind_one_that_raises_are_not_lost(pair: tuple[Home, Link]) -> None:
     home, lender = pair
     home.finished = True
@@ -76,3 +111,21 @@ def test_frames_behind_one_that_raises_are_not_lost(pair: tuple[Home, Link]) -> 
     assert not home.host_statistics
     home.settle()
     assert home.host_statistics == {LENDER: {"traps": 8}}
+
+
+def test_the_end_of_the_program_is_seen_where_undoing_its_wishes_fails(
+    pair: tuple[Home, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a thread had asked for is given to others by injections into the guest that is gone."""
+    home, _ = pair
+    home.pid = PROCESS
+
+    def step(event: object) -> None:
+        raise GuestDied("the guest process is gone")
+
+    monkeypatch.setattr(home, "step", step)
+    thread = Thread(PROCESS, PROCESS, 1, home.actions, X86_64)
+    home.threads[PROCESS] = home.by_tid[PROCESS] = thread
+    home.on_stop(Stop(PROCESS, StopKind.KILLED, 15))
+    assert home.exit_status == 143
+    assert home.finished
