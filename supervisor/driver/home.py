@@ -30,6 +30,7 @@ from supervisor.driver.core import Supervisor
 from supervisor.driver.forks import Forks
 from supervisor.driver.jobs import Jobs
 from supervisor.driver.joint import Joint
+from supervisor.driver.machine import PATHS, Machine
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
@@ -132,6 +133,7 @@ class Home(Supervisor):
         super().__init__(HOME, hosts, links, names, policy, verbose, paths)
         self.scratch = Scratch(X86_64)
         self.code = CodeMap(self._on_code)
+        self.machine = Machine(cpus)
         self.placement = Placement(cpus)
         self.file_mappings = FileMappings()
         self.space_turns = Turns(self.wake)
@@ -329,7 +331,7 @@ class Home(Supervisor):
     def run_call(self, thread: Thread, row: Row, call: Call) -> Steps:
         """Run a gathered call on a thread's kernel task; its Result."""
         instead = None
-        if row.handler == "open":
+        if row.name in PATHS:
             instead = yield from self.surroundings.redirect(thread, row, call)
         lease = self.scratch.lease()
         try:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
+from supervisor.driver import machine
 from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.operations import Steps
-from supervisor.syscalls.call import Acquire, Call
+from supervisor.syscalls.call import Acquire, Call, Segment
 from supervisor.syscalls.spec import Row
 from supervisor.tracee.maps import Mapping, read_maps
 from supervisor.tracee.memory import data_extents
@@ -29,12 +30,7 @@ if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
 
-PATH_AND_FLAGS: Final = {"open": (0, 1), "openat": (1, 2)}
-"""Which arguments of a call are the path and the flags."""
 _PROCESS: Final = re.compile(r"/proc/(self|thread-self|\d+)(?:/task/(\d+))?/(\w+)")
-_CPU_LISTS: Final = tuple(
-    f"/sys/devices/system/cpu/{name}" for name in ("online", "possible", "present")
-)
 _PATH_COLUMN: Final = 73
 _CONTENTS_MAX: Final = 1 << 20
 _ZERO_IN_SMAPS: Final = (
@@ -60,34 +56,32 @@ class Surroundings:
 
         None where the file itself will do. The caller closes the descriptor.
         """
-        where = PATH_AND_FLAGS.get(row.name)
-        if where is None or call.args[where[1]] & os.O_ACCMODE != os.O_RDONLY:
+        folder, at = machine.PATHS[row.name]
+        segment = next((call.segments[n] for argument, n in call.pointers if argument == at), None)
+        if segment is None:
             return None
-        for argument, number in call.pointers:
-            if argument == where[0]:
-                segment = call.segments[number]
-                path = segment.data.partition(b"\0")[0]
-                if not path.startswith((b"/proc/", b"/sys/devices/system/cpu/")):
-                    return None
-                contents = yield from self._contents(thread, os.fsdecode(path))
-                if contents is None:
-                    return None
-                descriptor = os.memfd_create(os.path.basename(os.fsdecode(path)), os.MFD_CLOEXEC)
-                os.pwrite(descriptor, contents, 0)
-                segment.data = f"/proc/{os.getpid()}/fd/{descriptor}\0".encode()
-                segment.length = len(segment.data)
-                call.args[where[1]] &= ~os.O_NOFOLLOW
+        named = segment.data.partition(b"\0")[0]
+        directory = machine.AT_FDCWD if folder is None else call.args[folder]
+        if not machine.may_be_shown(directory, named):
+            return None
+        path = machine.in_folder(self.home.pid, directory, named)
+        flags = machine.FLAGS.get(row.name)
+        if flags is not None and call.args[flags] & os.O_ACCMODE == os.O_RDONLY:
+            contents = yield from self._contents(thread, path)
+            if contents is not None:
+                descriptor = machine.in_memory(path, contents)
+                _rename(segment, f"/proc/{os.getpid()}/fd/{descriptor}")
+                call.args[flags] &= ~os.O_NOFOLLOW
                 return descriptor
+        elsewhere = self.home.machine.elsewhere(path)
+        if elsewhere is not None:
+            _rename(segment, elsewhere)
         return None
 
     def _contents(self, thread: Thread, path: str) -> Steps:
-        path = os.path.normpath(path)
-        if path == "/proc/cpuinfo":
-            return self._cpuinfo().encode()
-        if path == "/proc/stat":
-            return self._machine_stat().encode()
-        if path in _CPU_LISTS:
-            return f"0-{self._processors() - 1}\n".replace("0-0\n", "0\n").encode()
+        contents = self.home.machine.contents(path)
+        if contents is not None:
+            return contents
         found = _PROCESS.fullmatch(path)
         if found is None:
             return None
@@ -108,43 +102,18 @@ class Surroundings:
         except OSError:
             return None
 
-    # The machine ------------------------------------------------------------------
-
-    def _processors(self) -> int:
-        return sum(self.home.placement.cpus)
-
-    def _cpuinfo(self) -> str:
-        blocks = [block for block in _read("/proc/cpuinfo").split("\n\n") if block.strip()]
-        return "".join(
-            re.sub(r"^(processor\s*: ).*", rf"\g<1>{number}", blocks[number % len(blocks)]) + "\n\n"
-            for number in range(self._processors())
-        )
-
-    def _machine_stat(self) -> str:
-        lines = _read("/proc/stat").splitlines()
-        real = [line for line in lines if re.match(r"cpu\d", line)]
-        shown = [
-            re.sub(r"^cpu\d+", f"cpu{number}", real[number % len(real)])
-            for number in range(self._processors())
-        ]
-        rest = [line for line in lines[1:] if line not in real]
-        return "\n".join([lines[0], *shown, *rest]) + "\n"
-
     # The process --------------------------------------------------------------------
 
     def _status(self, tid: int) -> str:
         thread = self.home.by_tid[tid]
-        count = self._processors()
-        mask = (1 << count) - 1 if thread.affinity is None else thread.affinity
-        digits = f"{mask:0{(count + 3) // 4}x}"
-        # In groups of 32 bits, as the kernel's bitmaps are printed.
-        groups = [digits[max(end - 8, 0) : end] for end in range(len(digits), 0, -8)]
+        count = self.home.machine.cpus
+        mask = self.home.machine.all if thread.affinity is None else thread.affinity
         instead = {
             "TracerPid": "0",
             "NoNewPrivs": "0",
             "Seccomp": "0",
             "Seccomp_filters": "0",
-            "Cpus_allowed": ",".join(reversed(groups)),
+            "Cpus_allowed": machine.as_mask(mask, count),
             "Cpus_allowed_list": ",".join(str(n) for n in range(count) if mask >> n & 1),
         }
         lines = []
@@ -221,6 +190,12 @@ class Surroundings:
             text.append(f"{line}\n")
             text += [f"{f'{name}:':<16}{value >> 10:>8} kB\n" for name, value in sizes.items()]
         return "".join(text)
+
+
+def _rename(segment: Segment, path: str) -> None:
+    """Put another path in a call's place for one."""
+    segment.data = os.fsencode(path) + b"\0"
+    segment.length = len(segment.data)
 
 
 def _offset(mapping: Mapping | None) -> int:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence.messages import Access
+from supervisor.driver import machine
 from supervisor.driver.operations import Background, Native, Steps
 from supervisor.syscalls.call import Acquire
 from supervisor.units import PAGE_MASK, PAGE_SIZE
@@ -82,20 +84,29 @@ def _substitute(home: Home, thread: Thread, directory: int, path: str) -> Steps:
 
 
 def getdents64(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-    """The folder of the program's tasks is listed without the agent."""
+    """The folder of the program's tasks is listed without the agent; that of processors whole."""
     row = home.row_of(thread, call)
+    size = args[2] & 0xFFFF_FFFF
+    try:
+        folder = os.readlink(f"/proc/{home.pid}/fd/{args[0] & 0xFFFF_FFFF}")
+    except OSError:
+        folder = ""
+    args = [*args[:2], home.machine.room(folder, size), *args[3:]]
     while True:
         length = yield from home.run_marshalled(thread, row, args)
         if length <= 0 or not home.check(args[1], length, Access.WRITE):
             return length
-        try:
-            folder = os.readlink(f"/proc/{home.pid}/fd/{args[0] & 0xFFFF_FFFF}")
-        except OSError:
-            return length
-        if folder != f"/proc/{home.pid}/task":
+        if folder != f"/proc/{home.pid}/task" and folder != machine.ROOT:
             return length
         yield Acquire(((args[1], length, Access.WRITE),))
-        kept = _without(home.read(args[1], length), str(home.agent.tid).encode())
+        listed = home.read(args[1], length)
+        if folder == machine.ROOT:
+            kept = home.machine.entries(folder, listed, size)
+            if not home.check(args[1], len(kept), Access.WRITE):
+                return -errno.EFAULT
+            yield Acquire(((args[1], len(kept), Access.WRITE),))
+        else:
+            kept = _without(listed, str(home.agent.tid).encode())
         if kept:
             home.write(args[1], kept)
             return len(kept)

@@ -31,10 +31,9 @@ def sched_getaffinity(
     found = thread if target == 0 else home.by_tid.get(target)
     if found is None:
         return -errno.ESRCH
-    cpus = sum(home.placement.cpus)
-    data = found.affinity if found.affinity is not None else (1 << cpus) - 1
+    data = found.affinity if found.affinity is not None else home.machine.all
     word = thread.arch.word
-    wanted = (cpus + word * 8 - 1) // (word * 8) * word
+    wanted = home.machine.mask_size(word)
     if size < wanted or size % word:
         return -errno.EINVAL
     if not home.check(mask, wanted, Access.WRITE):
@@ -56,7 +55,7 @@ def sched_setaffinity(
         return -errno.EFAULT
     yield Acquire(((mask, length, Access.READ),))
     wanted = int.from_bytes(home.read(mask, length), "little")
-    wanted &= (1 << sum(home.placement.cpus)) - 1
+    wanted &= home.machine.all
     if not wanted:
         return -errno.EINVAL
     found.affinity = wanted
