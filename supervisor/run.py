@@ -24,7 +24,7 @@ from supervisor.driver.lender import Lender
 from supervisor.errors import EXIT_FAILURE, EXIT_SIGNAL_BASE, DsmsupError
 from supervisor.program import find_program
 from supervisor.tracee import ptrace
-from supervisor.tracee.priority import put_first
+from supervisor.tracee.priority import bound_urgency, put_first
 from supervisor.units import HOME, HostId
 
 STATISTICS_WAIT_S: Final = 5.0
@@ -121,6 +121,7 @@ async def _run_home(
                 home.start(find_program(job.program), [job.program, *job.arguments], plan.cpus)
             except DsmsupError as error:
                 home.fail(error)
+            bound_urgency()
             await home.run()
             with trio.move_on_after(STATISTICS_WAIT_S):
                 await home.wait_for_statistics()
@@ -154,6 +155,7 @@ async def _run_lender(
             lender.start(plan.cpus)
         except DsmsupError as error:
             lender.fail(error)
+        bound_urgency()
         await lender.run()
     finally:
         lender.kill_guest()

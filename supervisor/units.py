@@ -18,6 +18,9 @@ Tid = NewType("Tid", int)
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
 PAGE_MASK: Final = PAGE_SIZE - 1
+ADDRESS_SPACE_SIZE: Final = 1 << 47
+"""No address of a program is as great as this."""
+PAGES_END: Final = ADDRESS_SPACE_SIZE >> PAGE_SHIFT
 
 HOME: Final = HostId(0)
 """The host that owns the program's kernel side and decides in the protocol."""

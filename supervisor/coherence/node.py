@@ -57,7 +57,7 @@ from supervisor.coherence.policy import POLICIES, Streams
 from supervisor.coherence.remote import Remote
 from supervisor.coherence.transfer import NEEDS_PAGES_MAX, pages_in
 from supervisor.errors import PeerError
-from supervisor.units import HOME, HostId, PageNumber
+from supervisor.units import HOME, PAGES_END, HostId, PageNumber
 
 COUNTERS: Final = (
     "faults_read",
@@ -428,6 +428,8 @@ def _checked(needs: tuple[Run, ...]) -> tuple[Run, ...]:
     ordered = normalised(needs)
     if not 0 < pages_in(ordered) <= NEEDS_PAGES_MAX:
         raise ValueError(f"a fault needs {pages_in(ordered)} pages")
+    if ordered[0].first < 0 or ordered[-1].first + ordered[-1].count > PAGES_END:
+        raise ValueError(f"a fault needs pages outside of memory: {ordered}")
     return ordered
 
 

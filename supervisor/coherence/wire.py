@@ -40,9 +40,7 @@ from supervisor.coherence.messages import (
 )
 from supervisor.coherence.transfer import check_needs, check_parts
 from supervisor.errors import PeerError
-
-PAGES_END: Final = 1 << 52
-"""Page numbers are below this: addresses have 64 bits."""
+from supervisor.units import PAGES_END
 
 AnyMessage = (
     Fetch

@@ -30,8 +30,8 @@ from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import threads
 from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Caller
-from supervisor.tracee.memory import ADDRESS_SPACE_SIZE, data_extents
-from supervisor.units import PAGE_SHIFT, PageNumber
+from supervisor.tracee.memory import data_extents
+from supervisor.units import ADDRESS_SPACE_SIZE, PAGE_SHIFT, PageNumber
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home

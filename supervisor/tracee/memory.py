@@ -17,10 +17,9 @@ import os
 from bisect import bisect_right
 from typing import Final, Protocol
 
+from supervisor.errors import DsmsupError
 from supervisor.tracee import ptrace
-from supervisor.units import PAGE_SHIFT, PAGE_SIZE, PageNumber
-
-ADDRESS_SPACE_SIZE: Final = 1 << 47
+from supervisor.units import ADDRESS_SPACE_SIZE, PAGE_SHIFT, PAGE_SIZE, PageNumber
 
 _FALLOC_KEEP_SIZE: Final = 0x01
 _FALLOC_PUNCH_HOLE: Final = 0x02
@@ -165,7 +164,10 @@ class GuestMemory:
     def _read_memfd(self, address: int, length: int) -> bytes:
         data = os.pread(self.descriptor, length, address)
         while len(data) < length:  # one call moves at most 2 GiB
-            data += os.pread(self.descriptor, length - len(data), address + len(data))
+            more = os.pread(self.descriptor, length - len(data), address + len(data))
+            if not more:
+                raise DsmsupError(f"no program has memory at {address + len(data):#x}")
+            data += more
         return data
 
     def write_bytes(self, address: int, data: bytes) -> None:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
+import signal
 import struct
 
 from supervisor.tracee import ptrace
@@ -24,6 +26,32 @@ from supervisor.tracee import ptrace
 _SYS_SCHED_SETATTR = 314
 _SCHED_FLAG_RESET_ON_FORK = 0x01
 _SHORTEST_SLICE_NS = 100_000
+_RLIMIT_RTTIME = 15
+URGENT_S_MAX = 5.0
+"""How long a supervisor computes without a sleep before it counts as any other process."""
+
+
+def bound_urgency(limit_s: float = URGENT_S_MAX) -> None:
+    """Lower this process to an ordinary one when it has not slept for a time.
+
+    Some fault keeps it busy, and must not keep the machine from everybody else
+    (RLIMIT_RTTIME of setrlimit(2)). Children inherit the bound: set it when those
+    that must not have it are made.
+    """
+    _, hard = resource.getrlimit(_RLIMIT_RTTIME)
+    soft = int(limit_s * 1e6)
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    signal.signal(signal.SIGXCPU, _lower)
+    resource.setrlimit(_RLIMIT_RTTIME, (soft, hard))
+
+
+def _lower(_number: int, _frame: object) -> None:
+    if os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER:
+        # Another bound, of processor time (RLIMIT_CPU): as without this handler.
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGXCPU)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def put_first(task: int = 0) -> str:

@@ -42,7 +42,7 @@ from supervisor.coherence.messages import (
 from supervisor.coherence.node import Node
 from supervisor.coherence.pages import run_of
 from supervisor.errors import PeerError
-from supervisor.units import HOME, PAGE_SIZE, HostId, PageNumber
+from supervisor.units import HOME, PAGE_SIZE, PAGES_END, HostId, PageNumber
 from tests.coherence.cluster import SimMemory
 
 PAGE = b"x" * PAGE_SIZE
@@ -60,7 +60,7 @@ GOOD: list[Message] = [
     Recall(9, (run_of(1, 1, Access.NONE),), (run_of(5, 1, Access.READ),)),
     Yielded(9, (part(1, 2, Content.DATA),), PAGE * 2),
     Invalidate((run_of(1, 1, Access.NONE), run_of(7, 1, Access.NONE))),
-    Forget(PageNumber(0), 1 << 40),
+    Forget(PageNumber(0), PAGES_END),
     Flush(1, (PageDiff(PageNumber(3), b"\0\0\x05\0", b"\x01\0\x02\0", b"abc"),), True),
     Flushed(1),
     Update((PageDiff(PageNumber(3), b"\xff\x0f", b"\x01\0", b"a"),)),
@@ -93,13 +93,13 @@ LIES: list[Message] = [
     Fetch(1, (run_of(1, 0, Access.READ),), 0, 0),
     Fetch(1, (run_of(1, 1 << 40, Access.READ),), 0, 0),
     Fetch(1, (run_of(-5, 1, Access.READ),), 0, 0),
-    Fetch(1, (run_of((1 << 52) - 1, 2, Access.READ),), 0, 0),
+    Fetch(1, (run_of(PAGES_END - 1, 2, Access.READ),), 0, 0),
     Fetch(1, (run_of(1, 1, Access.NONE),), 0, 0),
     Grant(1, (part(1, 2, Content.DATA),), PAGE, True),
     Grant(1, (part(1, 1, Content.ZERO),), PAGE, True),
     Grant(1, (part(1, 1, Content.DATA),), PAGE[:-1], True),
     Grant(1, (part(1, 2, Content.ZERO), part(2, 1, Content.ZERO)), b"", True),
-    Yielded(1, (part(1 << 52, 1, Content.ZERO),), b""),
+    Yielded(1, (part(PAGES_END, 1, Content.ZERO),), b""),
     Invalidate((run_of(7, 1, Access.NONE), run_of(1, 1, Access.NONE))),
     Recall(1, (run_of(1, -1, Access.NONE),), ()),
     Forget(PageNumber(1), 0),
