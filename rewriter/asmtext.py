@@ -4,7 +4,9 @@
 What the author of the original system did to the compiler's output by hand. The
 trap stands before the first prefix of an instruction, also when prefixes are
 statements of their own (`lock; incl x`), and a label between prefix and
-instruction still skips both.
+instruction still skips both. Instructions written as `.byte` are known where one
+statement holds all of one, or a LOCK prefix alone; outside of sections with code
+nothing is touched.
 
 Source: GNU as manual, "Syntax" and "80386 Dependent Features".
 """
@@ -20,7 +22,9 @@ from rewriter.kinds import Kind
 TRAP_TEXT: Final = ".byte 0x8e,0xc8"
 _PREFIXES: Final = frozenset(
     ("xacquire", "xrelease", "rep", "repe", "repz", "repne", "repnz", "bnd", "notrack",
-     "data16", "data32", "addr16", "addr32", "cs", "ds", "es", "fs", "gs", "ss", "rex", "rex64")
+     "data16", "data32", "addr16", "addr32", "cs", "ds", "es", "fs", "gs", "ss", "rex", "rex64",
+     *(f"rex.{bits}" for bits in ("w", "r", "x", "b", "wr", "wx", "wb", "rx", "rb", "xb", "wrx",
+                                  "wrb", "wxb", "rxb", "wrxb")))
 )  # fmt: skip
 _FENCES: Final = {k.value: k for k in Kind if k not in (Kind.LOCK, Kind.XCHG)}
 _XCHG: Final = frozenset({"xchg", "xchgb", "xchgw", "xchgl", "xchgq"})
@@ -31,6 +35,17 @@ _PSEUDO: Final = re.compile(r"\s*(\{[\w ]+\})")
 _REGISTER: Final = re.compile(
     r"%?(?:[er]?(?:ax|bx|cx|dx|si|di|bp|sp)|[abcd][lh]|(?:si|di|bp|sp)l|r\d+[bwdl]?)\Z", re.I
 )
+
+
+_DATA: Final = frozenset(
+    (".byte", ".value", ".short", ".word", ".2byte", ".hword", ".int", ".long", ".4byte", ".quad",
+     ".8byte", ".octa", ".ascii", ".asciz", ".string", ".zero", ".skip", ".space", ".fill",
+     ".float", ".double", ".single", ".uleb128", ".sleb128")
+)  # fmt: skip
+_NUMBER: Final = re.compile(r"-?(?:0x[0-9a-f]+|0b[01]+|\d+)\Z", re.I)
+_CODE_SECTION: Final = re.compile(r"\.(?:text|init|fini|plt)(?:\.|\Z)")
+_SECTION: Final = re.compile(r'\s*("[^"]*"|[^\s,]+)\s*(?:,\s*(?:\d+\s*,\s*)?"([^"]*)")?')
+"""name and flags; `.pushsection` may have a subsection's number in between"""
 
 
 class Insertion(NamedTuple):
@@ -65,7 +80,8 @@ def rewrite_text(text: str) -> tuple[str, list[Insertion]]:
 def insertions(text: str) -> Iterator[Insertion]:
     """Each synchronization instruction of AT&T or Intel text, in order."""
     first = -1
-    locked = False
+    locked = hand_locked = False
+    sections = _Sections()
     for statement in _statements(text):
         at = statement.start
         rest = statement.text
@@ -86,22 +102,85 @@ def insertions(text: str) -> Iterator[Insertion]:
             operands = rest[word.end() :]
             if operands.lstrip().startswith("="):
                 break
-            hand_made = name == ".byte" and operands.strip().lower() in ("0xf0", "240")
+            sections.meet(name, operands)
+            if not sections.code or (hand_locked and name in _DATA):
+                # A byte of a table, not a prefix.
+                first, locked, hand_locked = -1, False, False
+            values = _bytes(operands) if name == ".byte" and sections.code else b""
+            hand_made = values == b"\xf0"
             if name == "lock" or name in _PREFIXES or hand_made:
                 first = here if first < 0 else first
                 locked |= name == "lock" or hand_made
+                hand_locked |= hand_made
                 at += word.end()
                 rest = operands
                 if hand_made:
                     break
                 continue
-            kind = Kind.LOCK if locked else _kind(name, operands)
-            if kind is not None:
+            kind = Kind.LOCK if locked else _kind(name, operands) or _kind_of_bytes(values)
+            if kind is not None and sections.code:
                 offset = here if first < 0 else first
                 yield Insertion(offset, text.count("\n", 0, offset) + 1, kind)
             if not name.startswith(".") or locked:
-                first, locked = -1, False
+                first, locked, hand_locked = -1, False, False
             break
+
+
+class _Sections:
+    """Whether statements go to a section with code; as does what no directive speaks of."""
+
+    def __init__(self) -> None:
+        self.code = True
+        self._previous = True
+        self._pushed: list[tuple[bool, bool]] = []
+
+    def meet(self, name: str, operands: str) -> None:
+        """A directive that may lead to another section."""
+        if name in (".text", ".data", ".bss"):
+            self._previous, self.code = self.code, name == ".text"
+        elif name in (".section", ".pushsection"):
+            found = _SECTION.match(operands)
+            if found is None:
+                return
+            if name == ".pushsection":
+                self._pushed.append((self.code, self._previous))
+            section, flags = found.group(1).strip('"'), found.group(2)
+            code = bool(_CODE_SECTION.match(section)) if flags is None else "x" in flags
+            self._previous, self.code = self.code, code
+        elif name == ".popsection" and self._pushed:
+            self.code, self._previous = self._pushed.pop()
+        elif name == ".previous":
+            self.code, self._previous = self._previous, self.code
+
+
+def _bytes(operands: str) -> bytes:
+    """The values of a `.byte`, nothing where they are not plain numbers."""
+    out = bytearray()
+    for text in operands.split(","):
+        number = text.strip()
+        if not _NUMBER.match(number):
+            return b""
+        octal = number.lstrip("-").isdigit() and number.lstrip("-").startswith("0")
+        try:
+            out.append(int(number, 8 if octal else 0) & 0xFF)
+        except ValueError:
+            return b""
+    return bytes(out)
+
+
+def _kind_of_bytes(values: bytes) -> Kind | None:
+    """The kind of site that bytes are, when they are one whole instruction."""
+    if not 2 <= len(values) <= 15:
+        return None
+    from iced_x86 import Decoder
+
+    from rewriter.decode import kind_of
+
+    for bits in (64, 32):
+        ins = Decoder(bits, values).decode()
+        if not ins.is_invalid and ins.len == len(values):
+            return kind_of(ins)
+    return None
 
 
 def _kind(name: str, operands: str) -> Kind | None:

@@ -35,7 +35,27 @@ CASES = [
     ("\tcpuid\n", f"\t{TRAP_TEXT}\n\tcpuid\n"),
     ("\t.byte 0xf0\n\tincl x\n", f"\t{TRAP_TEXT}\n\t.byte 0xf0\n\tincl x\n"),
 ]
+CASES += [
+    ("\t.byte 0xf0, 0xff, 0x07\n", f"\t{TRAP_TEXT}\n\t.byte 0xf0, 0xff, 0x07\n"),
+    ("\t.byte 0x0f,0xae,0360\n", f"\t{TRAP_TEXT}\n\t.byte 0x0f,0xae,0360\n"),
+    ("\trex.W lock incl (%rdi)\n", f"\t{TRAP_TEXT}\n\trex.W lock incl (%rdi)\n"),
+    ("\tlock /* a\n b */ incl x\n", f"\t{TRAP_TEXT}\n\tlock /* a\n b */ incl x\n"),
+    ("\t.data\n\t.text\n\tmfence\n", f"\t.data\n\t.text\n\t{TRAP_TEXT}\n\tmfence\n"),
+    ("\t.pushsection .data,1\n.byte 240\n\t.popsection\n\tmfence\n",
+     f"\t.pushsection .data,1\n.byte 240\n\t.popsection\n\t{TRAP_TEXT}\n\tmfence\n"),
+    ('\t.section .x, "ax", @progbits\n\tmfence\n',
+     f'\t.section .x, "ax", @progbits\n\t{TRAP_TEXT}\n\tmfence\n'),
+    ("\t.section .text.hot\n\tmfence\n", f"\t.section .text.hot\n\t{TRAP_TEXT}\n\tmfence\n"),
+]  # fmt: skip
 UNTOUCHED = [
+    # clang writes every byte of a table on a line of its own.
+    '\t.section\t.rodata,"a",@progbits\nt:\t.byte\t240\n\t.byte\t1\n\t.size\tt, 2\n',
+    "\t.data\n\t.byte 0xf0\n\tincl x\n",
+    "\t.byte 0xe0\n\t.byte 0xf0\n\t.byte 1\n",
+    "\t.byte 0xf0\n\t.data\n\t.text\n\tnop\n",
+    "\t.section .rodata\n\t.byte 0x0f,0xae,0xf0\n",
+    "\t.byte 0x0f,0xae\n",
+    "\t.byte 089, 'a\n",
     "\txchg %ax, %ax\n",
     "\txchg %rax, %r12\n",
     "\txchg eax, r9d\n",
