@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from supervisor.cluster.processors import difference
 from supervisor.units import PAGE_SIZE
 
 
@@ -20,7 +21,7 @@ class HostInfo(msgspec.Struct, frozen=True, array_like=True):
 
     `id` is -1 until home has assigned one; `address` is the host's as its peer sees it,
     without a port. `cpus` counts the processors it lends; `features` are the flags of
-    /proc/cpuinfo, sorted, from which the program is shown those that all hosts share.
+    /proc/cpuinfo, sorted: hosts must agree in what programs can use (processors.py).
     """
 
     id: int
@@ -75,6 +76,12 @@ def misfit(ours: HostInfo, theirs: HostInfo) -> str:
         return f"its port is {theirs.port}"
     if theirs.cpus < 1:
         return "it lends no processor"
+    differs = difference(ours.features, theirs.features)
+    if differs:
+        return (
+            f"the processor of {theirs.name} {differs}: a program that asked one host would"
+            " fail on the other (give virtual machines one CPU model)"
+        )
     return ""
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from ptrace.binding import func as _binding
 from ptrace.binding.linux_struct import user_regs_struct
 
-from supervisor.errors import PeerError
+from supervisor.errors import DsmsupError, PeerError
 
 Registers = user_regs_struct
 """user_regs_struct of <sys/user.h>: 27 words; one read and one write a stop."""
@@ -135,9 +135,16 @@ def get_xstate(pid: int) -> bytes:
 
 
 def set_xstate(pid: int, state: bytes) -> None:
+    """Raises DsmsupError where this host's XSAVE area is another than that of `state`."""
     buffer = ctypes.create_string_buffer(state, len(state))
     vector = _IoVector(ctypes.addressof(buffer), len(state))
-    _request(_binding.PTRACE_SETREGSET, pid, NT_X86_XSTATE, ctypes.addressof(vector))
+    try:
+        _request(_binding.PTRACE_SETREGSET, pid, NT_X86_XSTATE, ctypes.addressof(vector))
+    except OSError:
+        raise DsmsupError(
+            f"a thread's registers do not fit this host's processor: an XSAVE area of"
+            f" {len(state)} bytes where it has {len(get_xstate(pid))}"
+        ) from None
 
 
 GDT_TLS_FIRST: Final = 12
