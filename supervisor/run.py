@@ -66,17 +66,18 @@ def run_host(
     except KeyboardInterrupt:
         return EXIT_SIGNAL_BASE + signal.SIGINT
     except Exception as error:
-        # A fault of dsmsup's own. The guest dies with its tracer (EXITKILL).
-        if job.verbose:
-            traceback.print_exc()
-        say(f"internal error: {_innermost(error)} (-v shows where)")
+        # The guest dies with its tracer (EXITKILL).
+        say(_internal_error(error, job))
         return EXIT_FAILURE
 
 
-def _innermost(error: BaseException) -> str:
+def _internal_error(error: BaseException, job: Job) -> str:
+    """How the user is told of a fault of dsmsup's own."""
+    if job.verbose:
+        traceback.print_exception(error)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
+    return f"internal error: {type(error).__name__}: {error} (-v shows where)"
 
 
 async def _run_host(
@@ -122,7 +123,10 @@ async def _run_home(
             except DsmsupError as error:
                 home.fail(error)
             bound_urgency()
-            await home.run()
+            try:
+                await home.run()
+            except Exception as error:
+                home.fail(DsmsupError(_internal_error(error, job)))
             with trio.move_on_after(STATISTICS_WAIT_S):
                 await home.wait_for_statistics()
             nursery.cancel_scope.cancel()
@@ -157,6 +161,8 @@ async def _run_lender(
             lender.fail(error)
         bound_urgency()
         await lender.run()
+    except Exception as error:
+        lender.fail(DsmsupError(_internal_error(error, job)))
     finally:
         lender.kill_guest()
         _reap()

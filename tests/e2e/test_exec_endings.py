@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -183,3 +184,32 @@ def test_home_alone_gives_up_waiting_when_told(place: Place) -> None:
         time.sleep(processes.POLL_S)
     os.kill(home.pid, signal.SIGTERM)
     assert wait_for_end(home, place).status == 143
+
+
+FAULTY: str = """
+import sys
+from supervisor.driver.{module} import {kind}
+
+def fault(*_):
+    raise KeyError("a fault of our own")
+
+{kind}.{method} = fault
+from supervisor.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "names"),
+    [("Home", "send_away", "dsmsup: internal error"), ("Lender", "_start_thread", "dsmsup: host ")],
+)
+def test_fault_of_our_own(kind: str, method: str, names: str, place: Place) -> None:
+    """It ends all hosts, in one line."""
+    program = FAULTY.format(module=kind.lower(), kind=kind, method=method)
+    run = place.start([sys.executable, "-c", program, "exec", "-n", "3", *ENDLESS])
+    end = wait_for_end(run, place)
+    assert end.status == 125
+    (line,) = end.own_lines()
+    assert line.startswith(names)
+    assert "KeyError" in line
+    assert b"Traceback" not in end.stderr
