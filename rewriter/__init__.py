@@ -26,5 +26,12 @@ The way of a file, one module a step:
 
 Nothing in here knows of hosts, pages, ptrace or the supervisor: whoever runs a
 rewritten file maps the page of the armed byte before its first instruction and
-handles SIGILL (on i386 also SIGSEGV) at the addresses of the two maps.
+handles SIGILL (on i386 also SIGSEGV) at the addresses of the two maps. It also tells
+a fault of a moved instruction as one of the original (`r.moved()`): Go's runtime makes
+a panic only of faults in functions of its table, so a nil pointer that an atomic
+operation follows ends a rewritten Go program which nobody watches.
+
+Stripped code without unwind tables is followed from strong roots only, and what is
+left is called partial, for want of a sure way to tell it from data: bytes in it that
+could be sites may be none, and a site missed is as bad as data overwritten.
 """

@@ -18,8 +18,9 @@ from typing import Final
 
 import click
 
-from rewriter.errors import RewriteError
+from rewriter.errors import RewriteError, Unsupported
 from rewriter.kinds import ARMED_ADDRESS, KINDS, Kind
+from rewriter.sidemap import SideMap, moved_instructions
 from rewriter.source import read_source
 
 EXIT_FAILURE: Final = 125
@@ -88,17 +89,28 @@ def _number(_: click.Context, __: click.Parameter, value: str) -> int:
     type=click.Choice([k.value for k in KINDS]),
     help="a kind of instruction that traps whatever the byte says (repeatable)",
 )
+@click.option(
+    "--map", "map_file", type=click.Path(), help="where to write what a handler of traps needs"
+)
 def rewrite_command(
-    file: str, output: str, armed_address: int, always_trap: tuple[str, ...]
+    file: str, output: str, armed_address: int, always_trap: tuple[str, ...], map_file: str | None
 ) -> None:
     """Put a trap before every synchronization instruction of FILE.
 
     FILE is an x86-64 or i386 executable, library or dynamic linker; or, with a
     name ending in .s, GNU assembler text in AT&T or Intel syntax.
+
+    Whoever runs the result maps the page of the armed byte before the first
+    instruction, and handles SIGILL by the map, a JSON object of link-time
+    addresses: "traps" (go on at "native"), "redirects" (go on at the value; on
+    i386 SIGSEGV too), and "moved": a fault of a moved instruction is to be told
+    as one of the original, without which a Go program cannot recover from it.
     """
     with _reported():
         data = read_source(file)
         if file.endswith((".s", ".S")):
+            if map_file is not None:
+                raise Unsupported(file, "assembler text has no map")
             from rewriter.asmtext import rewrite_text
 
             text, found = rewrite_text(data.decode("utf-8", "surrogateescape"))
@@ -110,9 +122,26 @@ def rewrite_command(
         kinds = frozenset(Kind(k) for k in always_trap)
         out, side = rewrite_bytes(data, file, armed_address=armed_address, always_trap=kinds)
         _write(output, data if out is None else out, os.stat(file).st_mode & 0o777)
+        if map_file is not None:
+            _write(map_file, json.dumps(_map_of(side, armed_address)).encode() + b"\n", 0o644)
         click.echo(f"{output}: {len(side.traps)} sites, {len(side.redirects)} redirects")
         if side.header["partial"]:
             click.echo(_PARTIAL.format(file), err=True)
+
+
+def _map_of(side: SideMap, armed_address: int) -> dict[str, object]:
+    moved = moved_instructions(side.redirects, side.traps, side.heads)
+    traps = [
+        {"trap": at, "address": t.address, "native": t.native, "length": t.length,
+         "kind": t.kind.value, "function": t.function, "checked": t.checked}
+        for at, t in sorted(side.traps.items())
+    ]  # fmt: skip
+    return {
+        "armed_address": armed_address,
+        "traps": traps,
+        "redirects": {str(at): to for at, to in sorted(side.redirects.items())},
+        "moved": {str(to): at for to, at in sorted(moved.items())},
+    }
 
 
 @click.command("sites")

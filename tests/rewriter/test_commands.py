@@ -35,6 +35,23 @@ def test_rewrite(plugin: Path, tmp_path: Path, cache: Path) -> None:
     assert out.stat().st_mode & 0o777 == plugin.stat().st_mode & 0o777
 
 
+def test_map(plugin: Path, tmp_path: Path) -> None:
+    """What the cache's side map says."""
+    out, map_file = tmp_path / "out.so", tmp_path / "map"
+    assert _run("rewrite", str(plugin), "-o", str(out), "--map", str(map_file)).exit_code == 0
+    found = json.loads(map_file.read_text())
+    r = rewritten(plugin, tmp_path / "cache")
+    assert {t["trap"]: t["native"] for t in found["traps"]} == {
+        at: t.native for at, t in r.traps.items()
+    }
+    assert {int(at): to for at, to in found["redirects"].items()} == dict(r.redirects)
+    assert {int(to): at for to, at in found["moved"].items()} == r.moved()
+    source = tmp_path / "a.s"
+    source.write_text("mfence\n")
+    done = _run("rewrite", str(source), "-o", str(out), "--map", str(map_file))
+    assert (done.exit_code, done.output) == (125, f"dsmsup: {source}: assembler text has no map\n")
+
+
 def test_rewrite_options(plugin: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.so"
     assert (
