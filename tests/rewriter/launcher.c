@@ -11,7 +11,7 @@
  *         link-time addresses.
  * COUNTS  is written at the end: "traps N redirects N", or "-".
  *
- * At the first exec stop it maps the page of the armed byte; then it follows
+ * At each exec stop (a program may execute itself) it maps the page of the armed byte; then it follows
  * all threads and children, which may stand still as natively, and moves the
  * instruction pointer on SIGILL (and on SIGSEGV, which i386 redirects raise). Everything else goes to the program; a
  * fault of an instruction that was moved, as if it had not been.
@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -188,8 +189,11 @@ static int handle(pid_t tid, int signal)
 	return ours;
 }
 
-/* Map the page of the armed byte by a system call run in the program. */
-static void prepare(pid_t pid, int armed)
+/*
+ * Map the page of the armed byte by a system call run in the program. Its wait status
+ * where it was killed meanwhile, else 0.
+ */
+static int prepare(pid_t pid, int armed)
 {
 	struct user_regs_struct saved, regs;
 	int status;
@@ -216,8 +220,18 @@ static void prepare(pid_t pid, int armed)
 	}
 	regs.orig_rax = -1;
 	ptrace(PTRACE_SETREGS, pid, 0, &regs);
-	if (ptrace(PTRACE_SINGLESTEP, pid, 0, 0) || waitpid(pid, &status, 0) < 0)
-		die("single step");
+	int kept[32], n_kept = 0;
+	for (;;) {
+		if (ptrace(PTRACE_SINGLESTEP, pid, 0, 0) || waitpid(pid, &status, 0) < 0)
+			die("single step");
+		if (!WIFSTOPPED(status))
+			return status;
+		if (WSTOPSIG(status) == SIGTRAP)
+			break;
+		/* A signal came first: it comes again afterwards. */
+		if (status >> 16 == 0 && n_kept < 32)
+			kept[n_kept++] = WSTOPSIG(status);
+	}
 	ptrace(PTRACE_GETREGS, pid, 0, &regs);
 	if ((is32 ? (unsigned int)regs.rax : regs.rax) != page) {
 		errno = -(long)regs.rax;
@@ -227,6 +241,9 @@ static void prepare(pid_t pid, int armed)
 	ptrace(PTRACE_SETREGS, pid, 0, &saved);
 	if (armed && ptrace(PTRACE_POKEDATA, pid, armed_address, 1L))
 		die("setting the armed byte");
+	while (n_kept)
+		syscall(SYS_tgkill, pid, pid, kept[--n_kept]);
+	return 0;
 }
 
 int main(int argc, char **argv)
@@ -261,11 +278,16 @@ int main(int argc, char **argv)
 	if (write(seized[1], "", 1) != 1)
 		die("pipe");
 	close(seized[1]);
-	int first = 1;
 	for (;;) {
 		pid_t tid = waitpid(-1, &status, __WALL);
 		if (tid < 0)
 			break;
+		if (WIFSTOPPED(status) && status >> 16 == PTRACE_EVENT_EXEC) {
+			memset(known, 0, sizeof known);
+			int ended = prepare(tid, armed);
+			if (ended)
+				status = ended;
+		}
 		if (WIFEXITED(status) || WIFSIGNALED(status)) {
 			if (tid == child)
 				result = WIFEXITED(status) ? WEXITSTATUS(status)
@@ -273,12 +295,6 @@ int main(int argc, char **argv)
 			continue;
 		}
 		int signal = WSTOPSIG(status), event = status >> 16;
-		if (event == PTRACE_EVENT_EXEC) {
-			memset(known, 0, sizeof known);
-			if (first)
-				prepare(tid, armed);
-			first = 0;
-		}
 		if (event == PTRACE_EVENT_STOP && signal != SIGTRAP) {
 			/* A stop of the whole process: it lasts until SIGCONT. */
 			ptrace(PTRACE_LISTEN, tid, 0, 0);
