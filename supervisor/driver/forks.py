@@ -215,10 +215,10 @@ class Forks:
             ptrace.set_registers(child, context)
             if xstate:
                 ptrace.set_xstate(child, xstate)
-            home.bystanders.add(child)
+            home.bystanders.add(child, parent.affinity)
             ptrace.cont(child)
         except ptrace.TraceeGone:
-            home.bystanders.add(child)
+            home.bystanders.add(child, parent.affinity)
         finally:
             lease.release()
 
@@ -244,6 +244,7 @@ class Forks:
         home.newborn.discard(child)
         thread = home.add_thread(child, child, parent.arch)
         thread.borrowed = True
+        thread.affinity = parent.affinity
         thread.actions = parent.actions.copy()
         home.set_context(thread, registers)
         try:
@@ -260,7 +261,7 @@ class Forks:
         home = self.home
         if thread.borrowed:
             home.remove_thread(thread)
-            home.bystanders.add(thread.task)
+            home.bystanders.add(thread.task, thread.affinity)
             thread.cont()
             return
         home.restart()

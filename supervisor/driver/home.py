@@ -25,6 +25,7 @@ from supervisor.coherence import home as coherence_home
 from supervisor.coherence.messages import Access, Discarded
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.aliases import FileMappings
+from supervisor.driver.bystander_calls import BystanderCalls
 from supervisor.driver.code import CodeMap, CodeObject, start_to_prepare
 from supervisor.driver.core import Supervisor
 from supervisor.driver.forks import Forks
@@ -148,7 +149,7 @@ class Home(Supervisor):
         """MAP_GROWSDOWN areas."""
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
-        self.bystanders = bystanders.Bystanders(self.newborn)
+        self.bystanders = bystanders.Bystanders(self.newborn, BystanderCalls(self.machine))
         self.synced: set[HostId] = set()
         """Hosts that have the area list; the others get it with their first thread."""
         self.areas_max = maps_max() - MAPS_SPARE

@@ -26,7 +26,8 @@ def _move(call: int, pid: int, buffer: ctypes.Array[ctypes.c_char], address: int
 def read(pid: int, address: int, length: int) -> bytes:
     """Up to `length` bytes, fewer where memory ends; OSError where there is none."""
     buffer = ctypes.create_string_buffer(length)
-    return buffer.raw[: _move(_READ, pid, buffer, address)]
+    count = _move(_READ, pid, buffer, address)
+    return buffer.raw[:count]
 
 
 def write(pid: int, address: int, data: bytes) -> None:

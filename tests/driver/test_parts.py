@@ -10,8 +10,10 @@ import pytest
 
 from supervisor.arch import ALL, I386, Arch
 from supervisor.driver import messages, signals
+from supervisor.driver.bystander_calls import BystanderCalls
 from supervisor.driver.bystanders import PTRACE_EVENT_CLONE, Bystanders
 from supervisor.driver.code import CodeObject, TrapMap
+from supervisor.driver.machine import Machine
 from supervisor.driver.placement import Placement
 from supervisor.driver.scratch import Scratch
 from supervisor.errors import PeerError
@@ -122,8 +124,8 @@ def test_a_childs_thread_goes_on_whichever_stop_comes_first(
     resumed: list[int] = []
     monkeypatch.setattr(ptrace, "get_event_message", lambda task: 7)
     monkeypatch.setattr(ptrace, "cont", lambda task, signal_number=0: resumed.append(task))
-    children = Bystanders(newborn)
-    children.add(5)
+    children = Bystanders(newborn, BystanderCalls(Machine([1])))
+    children.add(5, None)
     assert children.on_stop(Stop(5, StopKind.EVENT, PTRACE_EVENT_CLONE))
     if not newborn and 7 not in resumed:
         assert children.on_stop(Stop(7, StopKind.GROUP_STOP, signal.SIGTRAP))

@@ -37,6 +37,17 @@ def test_arguments_environment_and_folder(hosts: int, place: Place) -> None:
     assert (run.status, run.stdout, run.stderr) == (0, native.stdout, b"")
 
 
+def test_children_see_the_machine_of_the_program(place: Place) -> None:
+    counts = place.dsmsup("exec", "-n", "3", "nproc")
+    processors = [str(harness.BIN / "posix_machine"), "home", "processors"]
+    native = place.run(processors)
+    script = f"nproc; {' '.join(processors)}; taskset -c 1 nproc; cat /proc/self/comm"
+    run = place.dsmsup("exec", "-n", "3", "sh", "-c", script)
+    assert int(counts.stdout) >= 3
+    assert run.stdout == counts.stdout + native.stdout + b"1\ncat\n"
+    assert (run.status, run.stderr) == (0, b"")
+
+
 def test_program_found_by_path_and_by_folder(place: Place) -> None:
     here = place.dsmsup("exec", "-n", "1", "./status", "3", cwd=harness.BIN)
     assert here.status == 3

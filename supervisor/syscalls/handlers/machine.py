@@ -60,7 +60,7 @@ def sched_setaffinity(
         return -errno.EINVAL
     found.affinity = wanted
     going_to = found.away if found.destination is None else found.destination
-    if going_to not in home.placement.hosts_of(wanted):
+    if not found.borrowed and going_to not in home.placement.hosts_of(wanted):
         home.move(found, home.placement.choose(wanted))
     return 0
 
