@@ -536,17 +536,25 @@ static void *tells_id(void *arg)
 	return (void *)(intptr_t)gettid();
 }
 
-static int tasks(void)
+static int has_task(pid_t id)
 {
 	DIR *dir = opendir("/proc/self/task");
 	struct dirent *entry;
-	int count = 0;
+	int found = 0;
 
 	NEED(dir);
 	while ((entry = readdir(dir)))
-		count += entry->d_name[0] != '.';
+		found |= atoi(entry->d_name) == id;
 	closedir(dir);
-	return count;
+	return found;
+}
+
+static atomic_int its_id;
+
+static void *lives_with_id(void *arg)
+{
+	atomic_store(&its_id, gettid());
+	return waits_for_flag(arg);
 }
 
 static void identity(void)
@@ -556,11 +564,10 @@ static void identity(void)
 	PROMISE("thread ids differ", (pid_t)(intptr_t)join(start(tells_id, NULL)) != gettid());
 	PROMISE("process ids do not", getpid() == syscall(SYS_getpid));
 	atomic_store(&flag, 0);
-	/* A thread that was joined may be seen for a moment more, the longer if it is traced. */
-	for (int tries = 0; tasks() > 1 && tries < 2000; tries++)
-		usleep(1000);
-	thread = start(waits_for_flag, NULL);
-	PROMISE("/proc/self/task has it", tasks() == 2);
+	atomic_store(&its_id, 0);
+	thread = start(lives_with_id, NULL);
+	NEED(reached(&its_id, 1));
+	PROMISE("/proc/self/task has it", has_task(its_id) && has_task(gettid()));
 	atomic_store(&flag, 1);
 	join(thread);
 	PROMISE("tgkill of none is ESRCH",
