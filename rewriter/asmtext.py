@@ -28,7 +28,7 @@ _PREFIXES: Final = frozenset(
 )  # fmt: skip
 _FENCES: Final = {k.value: k for k in Kind if k not in (Kind.LOCK, Kind.XCHG)}
 _XCHG: Final = frozenset({"xchg", "xchgb", "xchgw", "xchgl", "xchgq"})
-_LABEL: Final = re.compile(r'\s*(?:[A-Za-z_.$][\w.$@]*|"[^"\n]*"|\d+)\s*:')
+_LABELS: Final = re.compile(r'(?:\s*(?:[A-Za-z_.$][\w.$@]*|"[^"\n]*"|\d+)\s*:)*')
 _WORD: Final = re.compile(r"[\s/]*([A-Za-z.][\w.]*)")
 _PSEUDO: Final = re.compile(r"\s*(\{[\w ]+\})")
 """`{disp32}` and the like, which choose an encoding"""
@@ -82,12 +82,14 @@ def insertions(text: str) -> Iterator[Insertion]:
     first = -1
     locked = hand_locked = False
     sections = _Sections()
+    line, counted = 1, 0
     for statement in _statements(text):
         at = statement.start
         rest = statement.text
-        while label := _LABEL.match(rest):
-            at += label.end()
-            rest = rest[label.end() :]
+        labels = _LABELS.match(rest)
+        if labels is not None:
+            at += labels.end()
+            rest = rest[labels.end() :]
         while True:
             if pseudo := _PSEUDO.match(rest):
                 first = at + pseudo.start(1) if first < 0 else first
@@ -120,7 +122,9 @@ def insertions(text: str) -> Iterator[Insertion]:
             kind = Kind.LOCK if locked else _kind(name, operands) or _kind_of_bytes(values)
             if kind is not None and sections.code:
                 offset = here if first < 0 else first
-                yield Insertion(offset, text.count("\n", 0, offset) + 1, kind)
+                line += text.count("\n", counted, offset)
+                counted = offset
+                yield Insertion(offset, line, kind)
             if not name.startswith(".") or locked:
                 first, locked, hand_locked = -1, False, False
             break

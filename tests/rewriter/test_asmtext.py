@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,12 @@ def test_compiler_output(syntax: str, tmp_path: Path) -> None:
     sites = sum(kind_of(i) is not None for i in Decoder(64, code[0]))
     assert sites == len(found) > 10
     assert code[1].count(b"\x8e\xc8") == code[0].count(b"\x8e\xc8") + sites
+
+
+def test_long_texts_take_linear_time() -> None:
+    """A hundred thousand sites: counting lines from the start for each took minutes."""
+    text = "\tmov %eax,%ebx\n\tlock incl (%rdi)\n" * 30_000
+    start = time.process_time()
+    found = rewrite_text(text)[1]
+    assert (len(found), found[-1].line) == (30_000, 60_000)
+    assert time.process_time() - start < 10
