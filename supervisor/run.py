@@ -29,6 +29,9 @@ from supervisor.units import HOME, HostId
 
 STATISTICS_WAIT_S: Final = 5.0
 REAP_S: Final = 3.0
+VIRTUAL_SILENCE_S_MAX: Final = 60.0
+"""How long a virtual host may say nothing: the kernel tells of its end, and this machine
+may be busy, or somebody may have stopped the host for a look (kill -STOP)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ async def _run_home(
     home.child_hosts = frozenset(host for host, _ in plan.processes)
     home.pager_choice = job.pager
     home.may_spin = _own_processors(job, membership)
+    if job.virtual:
+        home.silence_s_max = VIRTUAL_SILENCE_S_MAX
     try:
         async with trio.open_nursery() as nursery:
             home.background = _background(nursery, home)
@@ -154,6 +159,8 @@ async def _run_lender(
     lender.migrate = job.migrate
     lender.pager_choice = job.pager
     lender.may_spin = _own_processors(job, membership)
+    if job.virtual:
+        lender.silence_s_max = VIRTUAL_SILENCE_S_MAX
     try:
         try:
             lender.start(plan.cpus)

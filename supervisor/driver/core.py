@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from supervisor.arch import Arch
 from supervisor.areas import EXEC, READ, WRITE, AddressSpace, Area, Kind
-from supervisor.cluster.transport import Frame, Link
+from supervisor.cluster.transport import SILENCE_S_MAX, Frame, Link
 from supervisor.coherence import wire
 from supervisor.coherence.messages import (
     Access,
@@ -61,7 +61,6 @@ from supervisor.driver.operations import (
 from supervisor.driver.pager import SignalPager, UserfaultPager, uses_userfaultfd
 from supervisor.driver.signals import Actions
 from supervisor.driver.thread import Thread
-from supervisor.driver.waits import AHEAD_PAGES_MAX
 from supervisor.errors import DsmsupError, GuestDied, PeerError, PeerLost, UnsupportedError
 from supervisor.syscalls import handlers
 from supervisor.syscalls.call import Acquire
@@ -77,6 +76,9 @@ from supervisor.tracee.stops import Stop, StopKind, drain, wait_among
 from supervisor.tracee.userfault import create_in
 from supervisor.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
+AHEAD_PAGES_MAX: Final = 1024
+"""How far beyond a fault pages may be fetched with it."""
+
 HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 300e-6}
 """How long a granted page is kept from others if its thread has not been seen to progress.
 
@@ -85,8 +87,6 @@ then works half of the time that it contends for the page. Less for one to
 read: a thread that polls it keeps the writer from what it polls for.
 """
 FOREVER: Final = float("inf")
-SILENCE_S_MAX: Final = 4.0
-"""A host that says nothing for this long is lost (heartbeats come every half second)."""
 BEAT_S: Final = 0.5
 CHECK_STEPS_MAX: Final = 8
 
@@ -154,6 +154,8 @@ class Supervisor:
         """Another host has the bus lock: no thread here may execute."""
         self.several_writers = policy != "single-writer" and hosts > 1
         self._next_tick = 0.0
+        self.silence_s_max = SILENCE_S_MAX
+        """How long a host may say nothing, seconds."""
         self.may_spin = False
         """No other host of the run uses this host's processors."""
         self.native_begun = False
@@ -239,8 +241,9 @@ class Supervisor:
         for host, link in list(self.links.items()):
             link.beat(now)
             self._flush_wanted.add(host)
-            if link.silent_s(now) > SILENCE_S_MAX and not self.paused:
-                self.peer_lost(host, f"host {host} is lost: nothing heard for {SILENCE_S_MAX:g} s")
+            if link.silent_s(now) > self.silence_s_max and not self.paused:
+                why = f"host {host} is lost: nothing heard for {self.silence_s_max:g} s"
+                self.peer_lost(host, why)
         self.events.at(now + BEAT_S, self._beat)
 
     def drop_link(self, host: HostId) -> None:
@@ -729,15 +732,20 @@ class Supervisor:
             # Perhaps the page was taken, its hold over, before the thread got to use it.
             thread.step_next = thread.step_next or key == thread.fault_key
         thread.fault_key = key
-        ahead = min((area.end - (address & ~PAGE_MASK) >> PAGE_SHIFT) - 1, AHEAD_PAGES_MAX)
         thread.waiting = True
         thread.wanted = max(run.access for run in runs)
         if locked:
             thread.step_next = True
             self.step(BusLock(thread.requester, runs))
         else:
-            self.step(Fault(thread.requester, runs, ahead))
+            self.step(Fault(thread.requester, runs, self.room_ahead(runs)))
         return True
+
+    def room_ahead(self, runs: tuple[Run, ...]) -> int:
+        """How many pages behind the last of these are of the same area as it, within bounds."""
+        end = runs[-1].first + runs[-1].count << PAGE_SHIFT
+        area = self.space.find(end - 1)
+        return 0 if area is None else min(area.end - end >> PAGE_SHIFT, AHEAD_PAGES_MAX)
 
     def is_joint(self, address: int, length: int) -> bool:
         """Is any of these bytes memory that only home has?"""

@@ -556,6 +556,9 @@ class Lender(Supervisor):
     # The end --------------------------------------------------------------------------------
 
     def peer_lost(self, host: HostId, why: str) -> None:
+        if host == HOME and not self.quitting:
+            self.send(HOME, Trouble(why))  # it may hear, if it was only silent
+            self.flush_links()
         self.drop_link(host)
         if host != HOME:
             # Home sees to it: the run ends, now, or is over there already.

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from supervisor.driver.pager import UserfaultPager
     from supervisor.driver.thread import Thread
 
-AHEAD_PAGES_MAX: Final = 1024
-"""How far beyond a fault pages may be fetched with it."""
 LOST_MAX: Final = 16
 """Waits for one page in a row after which a thread's registers are looked at."""
 
@@ -77,8 +75,7 @@ def _begin(
         with contextlib.suppress(ptrace.TraceeGone):
             ptrace.interrupt(thread.task)
         return
-    ahead = min((area.end - (address & ~PAGE_MASK) >> PAGE_SHIFT) - 1, AHEAD_PAGES_MAX)
-    supervisor.step(Fault(thread.requester, runs, ahead))
+    supervisor.step(Fault(thread.requester, runs, supervisor.room_ahead(runs)))
 
 
 def _look_ahead(

@@ -11,7 +11,9 @@ import pytest
 import trio
 
 from supervisor.arch import X86_64
+from supervisor.areas import READ, WRITE, AddressSpace, Area
 from supervisor.cluster.transport import CONTROL, Link
+from supervisor.coherence.messages import Access
 from supervisor.driver import messages
 from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
@@ -129,3 +131,13 @@ def test_the_end_of_the_program_is_seen_where_undoing_its_wishes_fails(
     home.on_stop(Stop(PROCESS, StopKind.KILLED, 15))
     assert home.exit_status == 143
     assert home.finished
+
+
+def test_pages_ahead_are_of_the_last_page_that_is_wanted(pair: tuple[Home, Link]) -> None:
+    """An instruction may read a large area and write the last page of another."""
+    home, _ = pair
+    home.space = AddressSpace([Area(0x10000, 0x90000, READ), Area(0xA0000, 0xA3000, READ | WRITE)])
+    read, write = (0x10008, 8, Access.READ), (0xA2FF8, 8, Access.WRITE)
+    assert home.room_ahead(home._runs([read])) == 0x7F
+    assert home.room_ahead(home._runs([read, write])) == 0
+    assert home.room_ahead(home._runs([read, (0xA0000, 1, Access.WRITE)])) == 2
