@@ -15,10 +15,11 @@ MARKERS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell starts background jobs with these ignored, and what is started from
-    # here would inherit it: programs would rightly not end of Ctrl-C.
+    # A shell starts background jobs with these ignored, nohup with the last, and what is
+    # started from here would inherit it: programs would rightly not end of Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
