@@ -25,6 +25,10 @@ help:
 
 venv: $(VENV)/ready
 
+# Where Python is told not to write bytecode, each start of dsmsup would compile it all.
+bytecode: venv
+	@$(PY) -m compileall -q supervisor rewriter
+
 $(VENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python of version 3.11 or later found" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -37,7 +41,7 @@ build:
 testprogs/bin/mandelbrot: testprogs/mandelbrot.c testprogs/common.h
 	$(MAKE) --no-print-directory -C testprogs bin/mandelbrot
 
-demo: venv testprogs/bin/mandelbrot
+demo: bytecode testprogs/bin/mandelbrot
 	mkdir -p build
 	$(VENV)/bin/dsmsup exec -n 2 --stats build/demo.json testprogs/bin/mandelbrot 8 100000 1
 	@$(PY) testprogs/who_ran_what.py build/demo.json
@@ -48,18 +52,18 @@ lint: venv
 types: venv
 	$(PY) -m mypy --strict supervisor/coherence
 
-test: lint types build
+test: lint types build bytecode
 	$(PYTEST) -m "not slow"
 
-test-slow: venv build
+test-slow: bytecode build
 	$(PYTEST) -m slow
 
 STRESS := tests/e2e/test_exec_programs.py -m "not slow"
-stress: venv build
+stress: bytecode build
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 20
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 5 --pin 0
 
-programs: venv
+programs: bytecode
 	$(PY) tests/e2e/others_table.py --output docs/programs.md
 
 $(VENV)/bench-ready: $(VENV)/ready
@@ -68,7 +72,7 @@ $(VENV)/bench-ready: $(VENV)/ready
 
 # More options for the suite: make bench BENCH_ARGS="--only micro"
 BENCH_ARGS ?= --json docs/benchmarks.json --page docs/benchmarks.md
-bench: $(VENV)/bench-ready build
+bench: $(VENV)/bench-ready build bytecode
 	$(PY) benches/suite.py $(BENCH_ARGS)
 
 clean:
@@ -76,4 +80,4 @@ clean:
 	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help venv build demo lint types test test-slow stress programs bench clean
+.PHONY: help venv bytecode build demo lint types test test-slow stress programs bench clean
