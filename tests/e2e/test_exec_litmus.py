@@ -25,7 +25,7 @@ KINDS = 9
 """Three layouts, each in three states."""
 QUICK_ROUNDS, QUICK_BLOCKS = 17, 3
 SLOW_ROUNDS = 112
-RUNS_MAX = 8
+RUNS_MAX = 60
 """Runs within which an allowed outcome has to come: mostly the first has it."""
 RUN_LIMIT_S = 280.0
 
