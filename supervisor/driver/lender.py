@@ -591,11 +591,13 @@ class Lender(Supervisor):
         if link is None:
             return
         deadline = time.monotonic() + LEAVE_S
+        poll = select.poll()
         with contextlib.suppress(PeerLost, PeerError):
             while (left := deadline - time.monotonic()) > 0:
                 if link.flush():
                     link.end_sending()
-                select.select([link], [link] if link.wants_write else [], [], left)
+                poll.register(link, select.POLLIN | (select.POLLOUT if link.wants_write else 0))
+                poll.poll(left * 1000)
                 link.receive()
 
     def _on_user_signal(self, number: int, from_kernel: bool) -> None:

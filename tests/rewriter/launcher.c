@@ -11,11 +11,11 @@
  *         link-time addresses.
  * COUNTS  is written at the end: "traps N redirects N", or "-".
  *
- * At each exec stop (a program may execute itself) it maps the page of the armed byte; then it follows
- * all threads and children, which may stand still as natively, and moves the
- * instruction pointer on SIGILL (and on SIGSEGV, which i386 redirects raise). Everything else goes to the program; a
- * fault of an instruction that was moved, as if it had not been.
- * Exit status: the program's, or 128 + signal.
+ * At each exec stop (a program may execute itself) it maps the page of the armed
+ * byte; then it follows all threads and children, which may stand still as natively,
+ * and moves the instruction pointer on SIGILL (and on SIGSEGV, which i386 redirects
+ * raise). Everything else goes to the program; a fault of an instruction that was
+ * moved, as if it had not been. Exit status: the program's, or 128 + signal.
  */
 #define _GNU_SOURCE
 #include <elf.h>

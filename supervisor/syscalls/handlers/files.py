@@ -18,22 +18,20 @@ if TYPE_CHECKING:
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
 
-AT_FDCWD: Final = -100
 PATH_MAX: Final = 4096
 LARGE_FILE: Final = 4 << 20
 """More bytes than this take a while to rewrite."""
-DIRECTORY_ARGUMENT: Final = {"open": None, "openat": 0}
 
 
 def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     row = home.row_of(thread, call)
     ip = home.context_of(thread, call).rip
-    if row.name in DIRECTORY_ARGUMENT and home.is_linker_code(ip):
-        at = DIRECTORY_ARGUMENT[row.name]
-        path_address, flags = (args[0], args[1]) if at is None else (args[1], args[2])
-        path = yield from _read_path(home, path_address)
+    if row.name in machine.FLAGS and home.is_linker_code(ip):
+        folder, at = machine.PATHS[row.name]
+        flags = args[machine.FLAGS[row.name]]
+        path = yield from _read_path(home, args[at])
         if path and flags & os.O_ACCMODE == os.O_RDONLY:
-            directory = AT_FDCWD if at is None else args[at]
+            directory = machine.AT_FDCWD if folder is None else args[folder]
             substitute = yield from _substitute(home, thread, directory, path)
             if substitute is not None:
                 lease = home.scratch.lease()
@@ -42,7 +40,7 @@ def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
                     where = lease.allocate(len(name))
                     lease.write(where, name)
                     number = thread.arch.numbers["openat"]
-                    return (yield Native(number, [AT_FDCWD, where, flags, 0]))
+                    return (yield Native(number, [machine.AT_FDCWD, where, flags, 0]))
                 finally:
                     lease.release()
     return (yield from home.run_marshalled(thread, row, args))
@@ -67,10 +65,8 @@ def _substitute(home: Home, thread: Thread, directory: int, path: str) -> Steps:
     """The rewritten file for an ELF file with synchronization instructions, else None."""
     if not path.startswith("/"):
         number = directory & 0xFFFF_FFFF
-        base = f"/proc/{home.pid}/" + (
-            "cwd" if number == AT_FDCWD & 0xFFFF_FFFF else f"fd/{number}"
-        )
-        path = os.path.join(base, path)
+        place = "cwd" if number == machine.AT_FDCWD else f"fd/{number}"
+        path = os.path.join(f"/proc/{home.pid}/{place}", path)
     try:
         with open(path, "rb") as file:
             if file.read(4) != b"\x7fELF":
