@@ -24,7 +24,8 @@ _ALL_SIGNALS_BUT_TRAP = ~(1 << (signal.SIGTRAP - 1)) & 0xFFFF_FFFF_FFFF_FFFF
 class Caller:
     """Runs single system calls on one stopped thread, at a gadget.
 
-    They are 64-bit ones whatever the thread's own code is.
+    They are 64-bit ones whatever the thread's own code is. Signals that come
+    meanwhile stay pending: they are the program's.
     """
 
     def __init__(self, pid: int, gadget: int) -> None:
@@ -39,6 +40,9 @@ class Caller:
         registers.cs = X86_64.code_selector
         registers.rip = self.gadget
         ptrace.set_registers(self.pid, registers)
+        mask = ptrace.get_signal_mask(self.pid)
+        ptrace.set_signal_mask(self.pid, _ALL_SIGNALS_BUT_TRAP)
+        later = []
         while True:
             ptrace.cont(self.pid)
             stop = wait_for(self.pid)
@@ -48,6 +52,11 @@ class Caller:
                 self.born.append(ptrace.get_event_message(self.pid))
             elif stop.kind in (StopKind.EXITED, StopKind.KILLED):
                 raise GuestDied("the program was killed while it was being set up")
+            elif stop.kind is StopKind.SIGNAL:
+                later.append(stop.detail)  # SIGSTOP: nothing blocks it
+        ptrace.set_signal_mask(self.pid, mask)
+        for number in later:
+            os.kill(self.pid, number)
         result = ptrace.get_registers(self.pid).rax
         ptrace.set_registers(self.pid, saved)
         return int(result if result < 1 << 63 else result - (1 << 64))
