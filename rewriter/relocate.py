@@ -2,8 +2,10 @@
 """Trampolines: original instructions at a new address, doing what they did.
 
 A trampoline is a list of pieces, each the equivalent of one original
-instruction (a site with its check before it) or a jump back. Sizes do not
-depend on the address, so a trampoline is measured, then placed, then encoded.
+instruction (a site with its check before it) or a jump back; behind them stand
+the traps of checks whose trap is outlying, each with a jump to its instruction.
+Sizes do not depend on the address, so a trampoline is measured, then placed, then
+encoded.
 
 Bytes are copied, never re-encoded: only rip-relative displacements and direct
 branches change (short branches become near ones).
@@ -16,10 +18,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rewriter.decode import Flow, Insn
-from rewriter.kinds import Kind
+from rewriter.kinds import TRAP, Kind
 from rewriter.templates import Check
 
 JUMP: Final = 5
+OUTLYING: Final = len(TRAP) + JUMP
+"""Bytes of an outlying trap."""
 _BRANCH_PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0xF2, 0xF3))
 
 
@@ -51,6 +55,16 @@ class PlacedPiece:
     trap: int
     """address of the `8e c8`, 0 without a check"""
 
+    @property
+    def outlying(self) -> bool:
+        """Whether the trap stands behind the trampoline."""
+        return self.piece.check is not None and self.piece.check.outlying
+
+    @property
+    def original(self) -> int:
+        """The instruction boundary that the piece stands for or leads to."""
+        return self.piece.back if self.piece.address is None else self.piece.address
+
 
 def without_lock(insn: Insn) -> Insn:
     """The instruction that begins behind a LOCK prefix, as a jump over the prefix runs it."""
@@ -77,7 +91,8 @@ def moved_length(insn: Insn) -> int:
 
 def size_of(pieces: tuple[Piece, ...]) -> int:
     """Bytes of a trampoline, wherever it is placed."""
-    return sum(_piece_size(p) for p in pieces)
+    outlying = sum(1 for p in pieces if p.check is not None and p.check.outlying)
+    return sum(_piece_size(p) for p in pieces) + outlying * OUTLYING
 
 
 def _piece_size(p: Piece) -> int:
@@ -89,10 +104,16 @@ def _piece_size(p: Piece) -> int:
 def lay_out(pieces: tuple[Piece, ...], at: int) -> list[PlacedPiece]:
     """The addresses of each piece of a trampoline placed at `at`."""
     out = []
+    away = at + sum(_piece_size(p) for p in pieces)
     for p in pieces:
-        check = len(p.check.code) if p.check else 0
+        native = at + (len(p.check.code) if p.check else 0)
         end = at + _piece_size(p)
-        out.append(PlacedPiece(p, at, at + check, end, at + p.check.trap if p.check else 0))
+        trap = 0
+        if p.check is not None and p.check.outlying:
+            trap, away = away, away + OUTLYING
+        elif p.check is not None:
+            trap = at + p.check.trap
+        out.append(PlacedPiece(p, at, native, end, trap))
         at = end
     return out
 
@@ -106,8 +127,12 @@ def encode(placed: list[PlacedPiece]) -> bytes:
             out += jump(p.start, p.piece.back)
             continue
         if p.piece.check:
-            out += p.piece.check.code
+            code = p.piece.check.code
+            out += code[:-4] + _rel32(p.trap - p.native) if p.outlying else code
         out += _moved(p.piece.insn, p.native, inside)
+    for p in placed:
+        if p.outlying:
+            out += TRAP + jump(p.trap + len(TRAP), p.native)
     return bytes(out)
 
 

@@ -9,6 +9,10 @@ Between the trampoline's entry and the native instruction stands the check:
   looked at by whoever handles the trap. Skipping the two bytes goes on to the
   native instruction as well.
 
+A jump taken costs the front end a cycle that nothing hides between a lock and an
+unlock. So the light form's trap is outlying: it stands behind the trampoline, with
+a jump to the native instruction, and the clear path runs straight on.
+
 Where flags must survive, nothing in the check writes them: `lea` moves the
 stack pointer past the red zone, `jrcxz` tests. (`pushf` and `popf` would cost 3
 ns more.) Where the instruction itself, or one soon after it, overwrites all of
@@ -29,23 +33,12 @@ from typing import Final
 from rewriter.kinds import TRAP
 
 RED_ZONE: Final = 128
+_AWAY: Final = 0x10000
 
 _SOURCE: Final = {
-    # The nop makes the 11 bytes before every checked trap a part of its check.
-    (64, True): (
-        "nop",
-        "cmpb $0x0, {armed:#x}(,%riz,1)",
-        "je native",
-        ".byte 0x8e, 0xc8",
-        "native:",
-    ),
-    (32, True): (
-        ".byte 0x66, 0x90",
-        "cmpb $0x0, {armed:#x}",
-        "je native",
-        ".byte 0x8e, 0xc8",
-        "native:",
-    ),
+    # A distance that needs 4 bytes stands for the one to the outlying trap.
+    (64, True): ("cmpb $0x0, {armed:#x}(,%riz,1)", "jne {away:#x}"),
+    (32, True): ("cmpb $0x0, {armed:#x}", "jne {away:#x}"),
     (64, False): (
         "lea -0x80(%rsp), %rsp",
         "push %rcx",
@@ -72,16 +65,16 @@ _SOURCE: Final = {
     ),
 }
 _DEPTHS: Final = {
-    (64, True): (0, 0, 0, 0),
-    (32, True): (0, 0, 0, 0),
+    (64, True): (0, 0),
+    (32, True): (0, 0),
     (64, False): (0, 128, 136, 136, 136, 128, 0, 0, 136, 128),
     (32, False): (0, 4, 4, 4, 0, 0, 4),
 }
 """How far below the program's stack pointer ours is, before each instruction."""
 
 _EXPECTED: Final = {
-    (64, True): ("nop", "cmpb $0x0,{armed:#x}", "je {native:#x}", "xchg %ax,%ax"),
-    (32, True): ("xchg %ax,%ax", "cmpb $0x0,{armed:#x}", "je {native:#x}", "xchg %ax,%ax"),
+    (64, True): ("cmpb $0x0,{armed:#x}", "jne {away:#x}"),
+    (32, True): ("cmpb $0x0,{armed:#x}", "jne {away:#x}"),
     (64, False): (
         "lea -0x80(%rsp),%rsp", "push %rcx", "movzbl {armed:#x},%ecx", "jrcxz {clear:#x}",
         "pop %rcx", "lea 0x80(%rsp),%rsp", "xchg %ax,%ax", "jmp {native:#x}", "pop %rcx",
@@ -99,14 +92,21 @@ class Check:
     """The bytes of a check; offsets in bytes from its start.
 
     `checked` is the offset of the instruction behind the read of the armed byte
-    (0: none is read), `trap` that of the `8e c8`. `depths` are (offset, bytes
-    the stack pointer is lower than the program's), for the unwind table.
+    (0: none is read), `trap` that of the `8e c8`, -1 where it is outlying; the
+    last 4 bytes of `code` are then the distance to it, to be filled in. `depths`
+    are (offset, bytes the stack pointer is lower than the program's), for the
+    unwind table.
     """
 
     code: bytes
     checked: int
     trap: int
     depths: tuple[tuple[int, int], ...]
+
+    @property
+    def outlying(self) -> bool:
+        """Whether the trap stands behind the trampoline."""
+        return self.trap < 0
 
 
 @lru_cache(maxsize=8)
@@ -118,12 +118,12 @@ def check(bits: int, armed_address: int, light: bool) -> Check:
     if not 0 <= armed_address < 1 << 31:
         raise ValueError(f"the armed byte's address {armed_address:#x} needs more than 31 bits")
     form = (bits, light)
-    code = _assemble(bits, "\n".join(_SOURCE[form]).format(armed=armed_address))
+    code = _assemble(bits, "\n".join(_SOURCE[form]).format(armed=armed_address, away=_AWAY))
     offsets = _verify(form, code, armed_address)
     # Behind the read stands the conditional branch, in every form.
     branch = next(i for i, text in enumerate(_EXPECTED[form]) if text.startswith("j"))
     return Check(
-        code, offsets[branch], code.index(TRAP), tuple(zip(offsets, _DEPTHS[form], strict=True))
+        code, offsets[branch], code.find(TRAP), tuple(zip(offsets, _DEPTHS[form], strict=True))
     )
 
 
@@ -160,11 +160,12 @@ def _verify(form: tuple[int, bool], code: bytes, armed: int) -> list[int]:
     formatter.uppercase_hex = False
     formatter.small_hex_numbers_in_decimal = False
     # The decoder rightly knows no `mov %eax,%cs`: a nop as long stands for it.
-    assert code.count(TRAP) == 1
+    assert code.count(TRAP) == (0 if form[1] else 1)
     instructions = list(Decoder(form[0], code.replace(TRAP, b"\x66\x90")))
     offsets = [i.ip for i in instructions]
     pops = [i.ip for i, text in zip(instructions, _EXPECTED[form], strict=True) if "pop" in text]
-    values = {"armed": armed, "clear": pops[-1] if pops else 0, "native": len(code)}
+    clear = pops[-1] if pops else 0
+    values = {"armed": armed, "clear": clear, "native": len(code), "away": _AWAY}
     for i, text in zip(instructions, _EXPECTED[form], strict=True):
         seen = formatter.format(i)
         wanted = text.format(**values)

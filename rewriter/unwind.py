@@ -16,6 +16,7 @@ A trampoline of a function with landing pads has a table of them, too (lsda.py).
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rewriter import lsda
@@ -24,6 +25,7 @@ from rewriter.elf import Elf
 from rewriter.frames import Fde
 from rewriter.lsda import Region
 from rewriter.plan import Placed, Plan
+from rewriter.relocate import OUTLYING
 
 
 @dataclass(frozen=True)
@@ -71,29 +73,41 @@ def _describe(plan: Plan, placed: Placed) -> TrampolineFrame | None:
     known: State | None = None
     at = placed.address
     try:
-        for p in placed.pieces:
-            original = p.piece.address if p.piece.address is not None else p.piece.back
+        for address, original, depth in _depths(placed):
             state = state_at(fde, original, bits // 8)
-            rows = [(p.start, 0)]
-            if p.piece.check is not None:
-                rows = [(p.start + o, depth) for o, depth in p.piece.check.depths]
-                rows.append((p.native, 0))
-            for address, depth in rows:
-                new = lowered(state, convention.stack_register, depth)
-                if new == known:
-                    continue
-                if address > at:
-                    out += advance(address - at)
-                    at = address
-                out += transition(known, new, convention.data_align)
-                known = new
+            new = lowered(state, convention.stack_register, depth)
+            if new == known:
+                continue
+            if address > at:
+                out += advance(address - at)
+                at = address
+            out += transition(known, new, convention.data_align)
+            known = new
     except (IndexError, AssertionError):
         return None
-    regions = tuple(
-        Region(p.start, p.end, p.piece.address if p.piece.address is not None else p.piece.back)
-        for p in placed.pieces
-    )
-    return TrampolineFrame(placed.address, placed.pieces[-1].end, bytes(out), fde, regions)
+    regions = [Region(p.start, p.end, p.original) for p in placed.pieces]
+    regions += [
+        Region(p.trap, p.trap + OUTLYING, p.original) for p in placed.pieces if p.outlying
+    ]
+    end = placed.address + len(placed.code)
+    return TrampolineFrame(placed.address, end, bytes(out), fde, tuple(regions))
+
+
+def _depths(placed: Placed) -> Iterator[tuple[int, int, int]]:
+    """(address, original address, bytes the stack is lower than there) in a trampoline, ascending.
+
+    Each holds up to the next one.
+    """
+    for p in placed.pieces:
+        if p.piece.check is None:
+            yield p.start, p.original, 0
+            continue
+        for offset, depth in p.piece.check.depths:
+            yield p.start + offset, p.original, depth
+        yield p.native, p.original, 0
+    for p in placed.pieces:
+        if p.outlying:
+            yield p.trap, p.original, 0
 
 
 def _cie(bits: int, eh: bool) -> bytes:

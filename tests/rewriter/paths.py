@@ -30,8 +30,8 @@ from iced_x86 import (
 from rewriter.cache import Rewritten
 
 CHECKS = {
-    (64, True): ("nop", "cmpb $0x0,0x102000", "je", "TRAP"),
-    (32, True): ("xchg %ax,%ax", "cmpb $0x0,0x102000", "je", "TRAP"),
+    (64, True): ("cmpb $0x0,0x102000", "jne"),
+    (32, True): ("cmpb $0x0,0x102000", "jne"),
     (64, False): (
         "lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0x102000,%ecx", "jrcxz", "pop %rcx",
         "lea 0x80(%rsp),%rsp", "TRAP", "jmp", "pop %rcx", "lea 0x80(%rsp),%rsp",
@@ -345,7 +345,7 @@ class Checker:
     def _check_end(self, new: int, old: int) -> int:
         """The address past a whole check that stands at `new`, 0 when none does."""
         raw = self.new.read(new, 64)
-        light = raw.startswith((b"\x90\x80\x3c\x25\0\x20\x10\0", b"\x66\x90\x80\x3d\0\x20\x10\0"))
+        light = raw.startswith((b"\x80\x3c\x25\0\x20\x10\0\0", b"\x80\x3d\0\x20\x10\0\0"))
         if not light and not raw.startswith((b"\x48\x8d\x64\x24\x80\x51", b"\x51\x0f\xb6\x0d")):
             return 0
         if light:
@@ -367,6 +367,13 @@ class Checker:
             if text.startswith("j"):
                 branches.append(ins.near_branch_target)
             at = ins.next_ip
+        if light:
+            # The trap stands elsewhere, and leads to behind the check.
+            trap, branches = branches[0], []
+            self._need(self.new.read(trap, 2) == TRAP, trap, "no trap where a check leads")
+            back = self._decode(self.new, trap + 2)
+            self._need(back.flow_control == FlowControl.UNCONDITIONAL_BRANCH, trap, "no way back")
+            branches.append(back.near_branch_target)
         site = self.result.traps.get(trap)
         self._need(site is not None and site.address == old, trap, "not in the map")
         assert site is not None
