@@ -32,7 +32,7 @@ from supervisor.coherence.pages import (
     run_of,
     without,
 )
-from supervisor.coherence.policy import DOWNGRADE_STREAK
+from supervisor.coherence.policy import STREAM_STREAK
 from supervisor.coherence.transaction import MANY, Recalling, Transaction, wanted
 from supervisor.coherence.transfer import (
     check_parts,
@@ -61,8 +61,8 @@ def collect(home: Home, transaction: Transaction) -> None:
                 recalls.add_by_policy(dir_.source_of(span.value), span, rule.owner_keeps)
             if rule.home_keeps is not None and (transaction.host != HOME or kind in MANY):
                 append_run(transaction.lower, span.first, span.count, rule.home_keeps)
-    if transaction.ahead:
-        _reach_ahead(home, transaction, recalls)
+    for ahead in transaction.ahead:
+        _reach_ahead(home, transaction, ahead, recalls)
     recalls.send()
     if transaction.lower:
         lower(home, transaction)
@@ -120,23 +120,23 @@ def _holders(home: Home, entry: int) -> list[HostId]:
     return [host for host in home.node.others if dir_.sharers(entry) >> host & 1]
 
 
-def _reach_ahead(home: Home, transaction: Transaction, recalls: _Recalls) -> None:
-    """Lock the pages beyond the need that cost nobody anything worth mentioning."""
-    last = transaction.needs[-1]
-    access, host, pages = last.access, transaction.host, home.node.pages
-    owner = home.directory.entries.get(last.first + last.count - 1)
-    for ahead in home.directory.entries.runs(last.first + last.count, transaction.ahead):
+def _reach_ahead(home: Home, transaction: Transaction, run: Run, recalls: _Recalls) -> None:
+    """Lock the pages beside the needs that cost nobody anything worth mentioning."""
+    access, host, pages = run.access, transaction.host, home.node.pages
+    above = run.first > transaction.needs[0].first
+    owner = home.directory.entries.get(run.first - 1 if above else run.first + run.count)
+    for ahead in home.directory.runs(run):
         kind = holding(ahead.value, host)
         if kind in MANY:
             continue
         rule = RULES[Want.READ if access == Access.READ else Want.WRITE, kind]
         spans = [Span(ahead.first, ahead.count)]
         if rule.owner_keeps is not None:
-            # Only a scan of one owner's pages downgrades further ones of them;
-            # nobody's right to write is ever taken for pages fetched ahead.
-            if access != Access.READ or ahead.value != owner:
+            # Only a stream through one owner's pages takes anything of further ones.
+            if ahead.value != owner:
                 continue
-            if transaction.streak < DOWNGRADE_STREAK and kind == Holding.OTHER:
+            cheap = kind == Holding.AWAY and access == Access.READ
+            if transaction.streak < STREAM_STREAK and not cheap:
                 continue
         elif rule.becomes == dir_.SAME:
             if host != HOME:
@@ -162,7 +162,7 @@ def _reach_ahead(home: Home, transaction: Transaction, recalls: _Recalls) -> Non
 def _worth_invalidating(transaction: Transaction, entry: int) -> bool:
     """Whether a page that hosts can read is worth taking for a stream of writes."""
     others = dir_.sharers(entry) & ~(1 << transaction.host | 1)
-    return transaction.streak >= (DOWNGRADE_STREAK if others else 1)
+    return transaction.streak >= (STREAM_STREAK if others else 1)
 
 
 def _never_touched(home: Home, access: Access, kind: Holding, spans: list[Span]) -> list[Span]:

@@ -133,7 +133,7 @@ def _decide_delivered(
 
 
 def _not_delivered(transaction: Transaction) -> list[Run]:
-    left = [*transaction.needs, *transaction.extra]
+    left = sorted((*transaction.needs, *transaction.extra))
     for run in transaction.direct:
         left = without(left, run.first, run.count)
     return left

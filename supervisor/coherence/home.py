@@ -60,9 +60,7 @@ from supervisor.coherence.pages import (
 )
 from supervisor.coherence.policy import WINDOW_PAGES_MAX
 from supervisor.coherence.transaction import Recalling, Transaction, without_direct
-from supervisor.coherence.transfer import (
-    check_needs,
-)
+from supervisor.coherence.transfer import check_needs, pages_in
 from supervisor.errors import PeerError
 from supervisor.units import HOME, HostId, PageNumber
 
@@ -120,8 +118,8 @@ class Home:
         check_needs(message.needs)
         if message.fetch <= self._fetch_last.get(sender, 0):
             raise PeerError(f"host {sender} repeats request {message.fetch}")
-        if not (0 <= message.ahead <= WINDOW_PAGES_MAX and message.streak >= 0):
-            raise PeerError(f"host {sender} asks for {message.ahead} pages ahead")
+        if pages_in(message.ahead) > WINDOW_PAGES_MAX:
+            raise PeerError(f"host {sender} asks for {pages_in(message.ahead)} pages ahead")
         self._fetch_last[sender] = message.fetch
         self._fetch_from(sender, message)
 
@@ -143,7 +141,7 @@ class Home:
 
     def make_single(self, page: int) -> None:
         """Make a multiple-writer page single-writer, for no requester."""
-        self._open(Transaction(HOME, 0, (run_of(page, 1, Access.WRITE),), 0, 0, True))
+        self._open(Transaction(HOME, 0, (run_of(page, 1, Access.WRITE),), (), 0, True))
 
     def _open(self, transaction: Transaction) -> None:
         self.active[transaction] = None

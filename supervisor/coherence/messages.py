@@ -62,13 +62,14 @@ class Fault(NamedTuple):
     """A requester needs all of `needs` at once before it can go on.
 
     Raised for a stopped guest thread and for the supervisor's own accesses.
-    `ahead` is how many further pages after the last one the requester's area
-    allows to be fetched as well (0 for none): a hint for bulk transfer.
+    `above` and `below` are how many pages after the last one and before the first
+    one the requester's areas allow to be fetched as well: hints for bulk transfer.
     """
 
     requester: int
     needs: tuple[Run, ...]
-    ahead: int = 0
+    above: int = 0
+    below: int = 0
 
 
 class Released(NamedTuple):
@@ -285,15 +286,16 @@ class PageDiff(NamedTuple):
 
 
 class Fetch(Message, frozen=True, array_like=True, tag_field="t", tag="fetch"):
-    """Any host -> home: all of `needs` at once, and what can be had of `ahead` more.
+    """Any host -> home: all of `needs` at once, and what can be had of `ahead`.
 
-    `streak` counts how many faults of this host in a row continued one
-    sequential stream; home goes to more expense the longer it is.
+    `ahead` is no run or one, right behind or before the needs. `streak` counts how
+    many faults of this host in a row continued one sequential stream; home goes to
+    more expense the longer it is.
     """
 
     fetch: int
     needs: tuple[Run, ...]
-    ahead: int
+    ahead: tuple[Run, ...]
     streak: int
     locked: bool = False
     """For a bus-locked instruction: no page of the needs may be multiple-writer."""

@@ -53,8 +53,9 @@ from supervisor.coherence.pages import (
     normalised,
     run_of,
 )
-from supervisor.coherence.policy import POLICIES, Streams
+from supervisor.coherence.policy import POLICIES
 from supervisor.coherence.remote import Remote
+from supervisor.coherence.streams import Stream, Streams
 from supervisor.coherence.transfer import NEEDS_PAGES_MAX, pages_in
 from supervisor.errors import PeerError
 from supervisor.units import HOME, PAGES_END, HostId, PageNumber
@@ -77,8 +78,9 @@ class Demand:
     """What a requester waits for."""
 
     needs: tuple[Run, ...]
-    ahead: int
     locked: bool
+    above: int = 0
+    below: int = 0
 
 
 @dataclass(slots=True)
@@ -88,6 +90,7 @@ class Fetching:
     needs: tuple[Run, ...]
     asked: tuple[Run, ...]  # needs and what is wanted ahead
     locked: bool
+    stream: Stream
     waiters: dict[int, Demand] = field(default_factory=dict)
 
 
@@ -164,7 +167,7 @@ class Node:
 
     def _fault(self, event: Fault) -> None:
         self._forget_requester(event.requester)
-        demand = Demand(_checked(event.needs), event.ahead, False)
+        demand = Demand(_checked(event.needs), False, event.above, event.below)
         self._count(demand)
         self.serve(event.requester, demand)
 
@@ -174,7 +177,7 @@ class Node:
 
     def _bus_lock(self, event: BusLock) -> None:
         self._forget_requester(event.requester)
-        demand = Demand(_checked(event.needs), 0, not self.policy.locks_bus)
+        demand = Demand(_checked(event.needs), not self.policy.locks_bus)
         self._fence(event.requester, partial(self._fenced_lock, demand))
 
     def _fence(self, requester: int, then: Callable[[int, int], None]) -> None:
@@ -211,16 +214,15 @@ class Node:
             if fetching.locked >= demand.locked and covers(fetching.needs, demand.needs):
                 fetching.waiters[requester] = demand
                 return
-        last = demand.needs[-1]
-        ahead, streak = self._streams.ahead(last.first, last.count, last.access, demand.ahead)
-        asked = demand.needs
-        if ahead:
-            beyond = Run(PageNumber(last.first + last.count), ahead, last.access)
-            asked = normalised((*asked, beyond))
+        stream = self._streams.follow(demand.needs)
+        needs, ahead = stream.asks(demand.needs, demand.above, demand.below, self.pages.access)
+        if demand.locked:
+            needs, ahead = demand.needs, ()
+        asked = normalised((*needs, *ahead))
         self._fetch_last += 1
         fetch = self._fetch_last
-        self.fetching[fetch] = Fetching(demand.needs, asked, demand.locked, {requester: demand})
-        self.side.fetch(Fetch(fetch, demand.needs, ahead, streak, demand.locked))
+        self.fetching[fetch] = Fetching(needs, asked, demand.locked, stream, {requester: demand})
+        self.side.fetch(Fetch(fetch, needs, ahead, stream.streak, demand.locked))
 
     def _admit(self, requester: int, demand: Demand) -> bool:
         """Resume the requester, or let it wait for a page that is busy here.
@@ -380,7 +382,9 @@ class Node:
 
     def granted(self, fetch: int) -> None:
         """All needs of a request are here: its requesters go on."""
-        for requester, demand in self.fetching.pop(fetch).waiters.items():
+        fetching = self.fetching.pop(fetch)
+        fetching.stream.granted(fetching.asked, self.pages.access)
+        for requester, demand in fetching.waiters.items():
             if not self._admit(requester, demand):
                 raise PeerError(f"home ends request {fetch} without all of its pages")
 

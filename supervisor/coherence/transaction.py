@@ -30,7 +30,7 @@ class Transaction:
     host: HostId
     fetch: int
     needs: tuple[Run, ...]
-    ahead: int
+    ahead: tuple[Run, ...]
     streak: int
     locked: bool = False
     run: int = 0  # index of the need being locked

@@ -104,9 +104,15 @@ def _positive(*numbers: int) -> None:
 
 
 def _fetch(message: Fetch) -> None:
-    _positive(message.fetch, message.ahead, message.streak)
-    _check_spans(message.needs)
+    _positive(message.fetch, message.streak)
+    _check_spans(message.needs + message.ahead)
     check_needs(message.needs)
+    if message.ahead:
+        check_needs(message.ahead)
+        (ahead, *more), low, last = message.ahead, message.needs[0], message.needs[-1]
+        adjoins = ahead.first == last.first + last.count or ahead.first + ahead.count == low.first
+        if more or not adjoins:
+            raise PeerError(f"pages ahead at {ahead.first:#x} that are not next to the needs")
 
 
 def _with_parts(message: Grant | Yielded | Delivery) -> None:

@@ -47,6 +47,7 @@ from supervisor.coherence.messages import (
     WakeAt,
 )
 from supervisor.coherence.node import Node
+from supervisor.coherence.policy import WINDOW_PAGES_MAX
 from supervisor.driver import messages, waits
 from supervisor.driver.events import Events
 from supervisor.driver.messages import COHERENCE, CONTROL, ControlMessage
@@ -75,9 +76,6 @@ from supervisor.tracee.memory import GuestMemory
 from supervisor.tracee.stops import Stop, StopKind, drain, wait_among
 from supervisor.tracee.userfault import create_in
 from supervisor.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
-
-AHEAD_PAGES_MAX: Final = 1024
-"""How far beyond a fault pages may be fetched with it."""
 
 HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 300e-6}
 """How long a granted page is kept from others if its thread has not been seen to progress.
@@ -738,14 +736,19 @@ class Supervisor:
             thread.step_next = True
             self.step(BusLock(thread.requester, runs))
         else:
-            self.step(Fault(thread.requester, runs, self.room_ahead(runs)))
+            self.step(Fault(thread.requester, runs, *self.room(runs)))
         return True
 
-    def room_ahead(self, runs: tuple[Run, ...]) -> int:
-        """How many pages behind the last of these are of the same area as it, within bounds."""
-        end = runs[-1].first + runs[-1].count << PAGE_SHIFT
-        area = self.space.find(end - 1)
-        return 0 if area is None else min(area.end - end >> PAGE_SHIFT, AHEAD_PAGES_MAX)
+    def room(self, runs: tuple[Run, ...]) -> tuple[int, int]:
+        """How many pages behind the last of these are of the same area as it, and before
+        the first of these as that, within bounds."""
+        start, end = runs[0].first << PAGE_SHIFT, runs[-1].first + runs[-1].count << PAGE_SHIFT
+        high = self.space.find(end - 1)
+        low = high if high is not None and high.start <= start else self.space.find(start)
+        return (
+            0 if high is None else min(high.end - end >> PAGE_SHIFT, WINDOW_PAGES_MAX),
+            0 if low is None else min(start - low.start >> PAGE_SHIFT, WINDOW_PAGES_MAX),
+        )
 
     def is_joint(self, address: int, length: int) -> bool:
         """Is any of these bytes memory that only home has?"""

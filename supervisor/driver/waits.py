@@ -75,7 +75,7 @@ def _begin(
         with contextlib.suppress(ptrace.TraceeGone):
             ptrace.interrupt(thread.task)
         return
-    supervisor.step(Fault(thread.requester, runs, supervisor.room_ahead(runs)))
+    supervisor.step(Fault(thread.requester, runs, *supervisor.room(runs)))
 
 
 def _look_ahead(

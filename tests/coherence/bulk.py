@@ -49,8 +49,9 @@ class BulkCluster(Cluster):
         if not ready:
             assert not thread.pinned or thread.at_pin != thread.at or self.discarding
             thread.waiting, thread.pinned, thread.at_pin = True, False, thread.at
-            ahead = self.rng.choice((0, 0, 5, 100))
-            self.step(host, Fault(thread.number, self.wants[op.value], ahead))
+            above, below = self.rng.choice(((0, 0), (0, 0), (5, 0), (100, 20)))
+            below = min(below, needs[0].first)
+            self.step(host, Fault(thread.number, self.wants[op.value], above, below))
             return
         for run in needs:
             for page in range(run.first, run.first + run.count):

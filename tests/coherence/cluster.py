@@ -458,8 +458,8 @@ class Cluster:
         if bus_lock:
             self.step(thread.host, BusLock(thread.number, needs))
         else:
-            ahead = self.rng.choice((0, 0, 3, 40))
-            self.step(thread.host, Fault(thread.number, needs, ahead))
+            above, below = self.rng.choice(((0, 0), (0, 0), (3, 1), (40, 6)))
+            self.step(thread.host, Fault(thread.number, needs, above, min(below, pages[0])))
 
     def settle(self) -> None:
         """Act until nothing is left to do; everybody must have got what they waited for."""

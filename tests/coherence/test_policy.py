@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.coherence.messages import Access
-from supervisor.coherence.policy import BOUNCES, CHUNK_PAGES, WINDOW_PAGES_MAX, Adaptive, Streams
+from supervisor.coherence.policy import BOUNCES, Adaptive
 from supervisor.units import PAGE_SIZE
 from tests.coherence.timed import Counter, Flag, PingPong, TimedCluster
 
@@ -87,13 +86,3 @@ def test_a_plain_store_becomes_visible_within_50_ms(policy: str) -> None:
         assert isinstance(policies, Adaptive) and policies.made_multiple == 1
 
 
-def test_sequential_faults_widen_the_window() -> None:
-    streams = Streams()
-    page, windows = 100, []
-    for _ in range(12):
-        ahead, _ = streams.ahead(page, 1, Access.READ, 10_000)
-        windows.append(ahead + 1)
-        page += ahead + 1
-    assert windows[:5] == [1, 4, 16, 64, 256] and windows[-1] == WINDOW_PAGES_MAX
-    assert streams.ahead(5, 1, Access.WRITE, 10_000) == (CHUNK_PAGES - 1, 0)
-    assert streams.ahead(1, 1, Access.READ, 0) == (0, 0)

@@ -54,7 +54,7 @@ def part(first: int, count: int, content: Content, access: Access = Access.READ)
 
 
 GOOD: list[Message] = [
-    Fetch(1, (READ_1, run_of(3, 2, Access.WRITE)), 7, 2),
+    Fetch(1, (READ_1, run_of(3, 2, Access.WRITE)), (run_of(5, 7, Access.WRITE),), 2),
     Grant(1, (part(1, 1, Content.DATA), part(2, 9, Content.ZERO)), PAGE, True),
     Refused(4),
     Recall(9, (run_of(1, 1, Access.NONE),), (run_of(5, 1, Access.READ),)),
@@ -87,14 +87,18 @@ LIES: list[Message] = [
     Grant(1, (part(1, 1, Content.DIRECT),), b"", True),
     Grant(1, (), b"", True, (), (Direct(PageNumber(1), 2, Access.READ, HostId(-2), 9),)),
     Recall(9, (run_of(1, 1, Access.NONE),), (), HostId(-2), 7),
-    Fetch(1, (), 0, 0),
-    Fetch(-1, (READ_1,), 0, 0),
-    Fetch(1, (run_of(3, 2, Access.READ), READ_1), 0, 0),
-    Fetch(1, (run_of(1, 0, Access.READ),), 0, 0),
-    Fetch(1, (run_of(1, 1 << 40, Access.READ),), 0, 0),
-    Fetch(1, (run_of(-5, 1, Access.READ),), 0, 0),
-    Fetch(1, (run_of(PAGES_END - 1, 2, Access.READ),), 0, 0),
-    Fetch(1, (run_of(1, 1, Access.NONE),), 0, 0),
+    Fetch(1, (), (), 0),
+    Fetch(-1, (READ_1,), (), 0),
+    Fetch(1, (run_of(3, 2, Access.READ), READ_1), (), 0),
+    Fetch(1, (run_of(1, 0, Access.READ),), (), 0),
+    Fetch(1, (run_of(1, 1 << 40, Access.READ),), (), 0),
+    Fetch(1, (run_of(-5, 1, Access.READ),), (), 0),
+    Fetch(1, (run_of(PAGES_END - 1, 2, Access.READ),), (), 0),
+    Fetch(1, (run_of(1, 1, Access.NONE),), (), 0),
+    Fetch(1, (READ_1,), (run_of(3, 1, Access.READ),), 0),
+    Fetch(1, (READ_1,), (run_of(2, 1, Access.NONE),), 0),
+    Fetch(1, (READ_1,), (run_of(2, 1, Access.READ), run_of(3, 1, Access.READ)), 0),
+    Fetch(1, (READ_1,), (run_of(-1, 2, Access.READ),), 0),
     Grant(1, (part(1, 2, Content.DATA),), PAGE, True),
     Grant(1, (part(1, 1, Content.ZERO),), PAGE, True),
     Grant(1, (part(1, 1, Content.DATA),), PAGE[:-1], True),
@@ -155,7 +159,9 @@ def _random_message(rng: random.Random, kinds: tuple[type[Message], ...]) -> Mes
     kind, number = rng.choice(kinds), rng.randint(1, 3)
     if kind is Fetch:
         needs = _random_runs(rng, (Access.READ, Access.WRITE))
-        return Fetch(rng.randint(1, 9), needs, rng.randint(0, 300), rng.randint(0, 3))
+        count, last = rng.randint(0, 300), needs[-1]
+        ahead = (run_of(last.first + last.count, count, last.access),) if count else ()
+        return Fetch(rng.randint(1, 9), needs, ahead, rng.randint(0, 3))
     if kind in (Grant, Yielded):
         parts = tuple(
             Part(*run, rng.choice(tuple(Content))) for run in _random_runs(rng, tuple(Access))

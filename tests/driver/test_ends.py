@@ -138,6 +138,6 @@ def test_pages_ahead_are_of_the_last_page_that_is_wanted(pair: tuple[Home, Link]
     home, _ = pair
     home.space = AddressSpace([Area(0x10000, 0x90000, READ), Area(0xA0000, 0xA3000, READ | WRITE)])
     read, write = (0x10008, 8, Access.READ), (0xA2FF8, 8, Access.WRITE)
-    assert home.room_ahead(home._runs([read])) == 0x7F
-    assert home.room_ahead(home._runs([read, write])) == 0
-    assert home.room_ahead(home._runs([read, (0xA0000, 1, Access.WRITE)])) == 2
+    assert home.room(home._runs([read])) == (0x7F, 0)
+    assert home.room(home._runs([read, write])) == (0, 0)
+    assert home.room(home._runs([read, (0xA0000, 1, Access.WRITE)])) == (2, 0)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How far ahead of sequential faults a host asks."""
+
+from __future__ import annotations
+
+from supervisor.coherence.messages import Access, Run
+from supervisor.coherence.pages import PageMap, run_of
+from supervisor.coherence.policy import STREAM_STREAK, WINDOW_PAGES_MAX
+from supervisor.coherence.streams import CHUNK_PAGES, Streams
+
+ROOM = 10_000
+
+
+class Host:
+    """One host's accesses; home grants what is asked for, but pages in `denied`."""
+
+    def __init__(self) -> None:
+        self.own = PageMap(Access.NONE)
+        self.streams = Streams()
+        self.denied: set[int] = set()
+        self.asked: list[tuple[int, int, int]] = []
+        """(first page, pages, streak) of each request."""
+
+    def touch(self, page: int, access: Access, room: tuple[int, int] = (ROOM, ROOM)) -> None:
+        if self.own.get(page) >= access:
+            return
+        needs = (run_of(page, 1, access),)
+        stream = self.streams.follow(needs)
+        needs, ahead = stream.asks(needs, *room, self.own)
+        asked = sorted((*needs, *ahead))
+        self.asked.append((asked[0].first, sum(run.count for run in asked), stream.streak))
+        for run in asked:
+            for got in range(run.first, run.first + run.count):
+                if got == page or got not in self.denied:
+                    self.own.set(got, 1, max(self.own.get(got), run.access))
+        merged = run_of(asked[0].first, sum(run.count for run in asked), asked[0].access)
+        stream.granted((merged,), self.own)
+
+    def lose(self, first: int, count: int, left: Access = Access.NONE) -> None:
+        self.own.set(first, count, left)
+
+    def faults(self) -> list[tuple[int, int, int]]:
+        seen, self.asked = self.asked, []
+        return seen
+
+
+def test_sequential_faults_widen_the_window() -> None:
+    host = Host()
+    for page in range(100, 2000):
+        host.touch(page, Access.READ)
+    counts = [count for _, count, _ in host.asked]
+    assert counts[:5] == [1, 4, 16, 64, 256] and max(counts) == WINDOW_PAGES_MAX
+    assert [streak for _, _, streak in host.asked] == list(range(len(counts)))
+
+
+def test_a_stream_may_go_down() -> None:
+    host = Host()
+    for page in range(2000, 100, -1):
+        host.touch(page, Access.READ)
+    assert host.faults()[:4] == [(2000, 1, 0), (1996, 4, 1), (1980, 16, 2), (1916, 64, 3)]
+    host = Host()
+    for page in range(60, 49, -1):
+        host.touch(page, Access.READ, (ROOM, page - 58))
+    assert host.faults()[1] == (58, 2, 1)
+
+
+def test_a_first_store_gets_a_chunk_and_no_more_than_there_is_room() -> None:
+    host = Host()
+    host.touch(5, Access.WRITE)
+    host.touch(500, Access.WRITE, (3, 0))
+    host.touch(900, Access.READ, (0, 0))
+    assert host.faults() == [(5, CHUNK_PAGES, 0), (500, 4, 0), (900, 1, 0)]
+
+
+def test_what_home_left_out_does_not_widen_the_window_less() -> None:
+    """Home takes pages of other hosts only for a stream that is proved."""
+    host = Host()
+    host.denied = {101, 102, 103, 104}
+    for page in range(100, 140):
+        host.touch(page, Access.WRITE)
+    assert host.faults()[:4] == [(100, 16, 0), (101, 4, 1), (102, 16, 2), (103, 64, 3)]
+
+
+def test_a_page_that_is_lost_makes_the_stream_begin_anew() -> None:
+    host = Host()
+    for page in range(100, 130):
+        host.touch(page, Access.WRITE)
+    host.faults()
+    host.lose(130, 20)
+    host.touch(130, Access.WRITE)
+    assert host.faults() == [(130, CHUNK_PAGES, 0)]
+
+
+def test_the_third_time_as_much_is_asked_for_as_was_needed_before() -> None:
+    host = Host()
+    passes = []
+    for _ in range(6):
+        for page in range(100, 164):
+            host.touch(page, Access.READ)
+        passes.append(host.faults())
+        host.lose(0, 1000)
+    assert len(passes[0]) == len(passes[1]) == 4
+    assert passes[2][0][1:] == (22, STREAM_STREAK)  # up to the last page that was asked for
+    assert [len(one) for one in passes[2:]] == [3, 3, 2, 2]
+    assert all(sum(count for _, count, _ in one) <= 2.1 * 64 for one in passes[2:])
+    # A loss ends that.
+    host.touch(100, Access.READ)
+    host.lose(120, 10)
+    host.touch(120, Access.READ)
+    host.lose(0, 1000)
+    host.faults()
+    host.touch(100, Access.READ)
+    assert host.faults() == [(100, 1, 0)]
+
+
+def test_loads_that_stores_follow_ask_for_pages_to_write() -> None:
+    host = Host()
+    for page in range(100, 400):
+        host.touch(page, Access.READ)
+        host.touch(page, Access.WRITE)
+    # Without that, each page would be asked for twice.
+    assert sum(count for _, count, _ in host.faults()) < 2 * 300
+    host = Host()
+    for page in range(100, 400):
+        host.touch(page, Access.READ)
+    assert all(host.own.get(page) == Access.READ for page in range(100, 400))
+
+
+def test_only_the_last_of_several_needs_is_followed() -> None:
+    streams, own = Streams(), PageMap(Access.NONE)
+    needs = (Run(run_of(7, 1, Access.READ).first, 1, Access.READ), run_of(70, 1, Access.WRITE))
+    for first in (70, 71):
+        needs = (needs[0], run_of(first, 1, Access.WRITE))
+        stream = streams.follow(needs)
+        got, ahead = stream.asks(needs, ROOM, ROOM, own)
+        assert got == needs and ahead[0].first == first + 1
