@@ -123,8 +123,9 @@ def _holders(home: Home, entry: int) -> list[HostId]:
 def _reach_ahead(home: Home, transaction: Transaction, run: Run, recalls: _Recalls) -> None:
     """Lock the pages beside the needs that cost nobody anything worth mentioning."""
     access, host, pages = run.access, transaction.host, home.node.pages
-    above = run.first > transaction.needs[0].first
-    owner = home.directory.entries.get(run.first - 1 if above else run.first + run.count)
+    needs = transaction.needs
+    near = needs[-1] if run.first > needs[0].first else needs[0]
+    owner = home.directory.entries.get(near.first)
     for ahead in home.directory.runs(run):
         kind = holding(ahead.value, host)
         if kind in MANY:

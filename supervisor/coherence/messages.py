@@ -288,9 +288,8 @@ class PageDiff(NamedTuple):
 class Fetch(Message, frozen=True, array_like=True, tag_field="t", tag="fetch"):
     """Any host -> home: all of `needs` at once, and what can be had of `ahead`.
 
-    `ahead` is no run or one, right behind or before the needs. `streak` counts how
-    many faults of this host in a row continued one sequential stream; home goes to
-    more expense the longer it is.
+    `ahead` is apart from the needs. `streak` counts how many faults of this host in
+    a row continued one stream; home goes to more expense the longer it is.
     """
 
     fetch: int

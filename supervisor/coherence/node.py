@@ -88,7 +88,8 @@ class Fetching:
     """A request of this host that home has not answered, and who waits for it."""
 
     needs: tuple[Run, ...]
-    asked: tuple[Run, ...]  # needs and what is wanted ahead
+    ahead: tuple[Run, ...]
+    asked: tuple[Run, ...]  # both, normalised
     locked: bool
     stream: Stream
     waiters: dict[int, Demand] = field(default_factory=dict)
@@ -218,10 +219,12 @@ class Node:
         needs, ahead = stream.asks(demand.needs, demand.above, demand.below, self.pages.access)
         if demand.locked:
             needs, ahead = demand.needs, ()
-        asked = normalised((*needs, *ahead))
         self._fetch_last += 1
         fetch = self._fetch_last
-        self.fetching[fetch] = Fetching(needs, asked, demand.locked, stream, {requester: demand})
+        asked = normalised((*needs, *ahead))
+        self.fetching[fetch] = Fetching(
+            needs, ahead, asked, demand.locked, stream, {requester: demand}
+        )
         self.side.fetch(Fetch(fetch, needs, ahead, stream.streak, demand.locked))
 
     def _admit(self, requester: int, demand: Demand) -> bool:
@@ -383,7 +386,7 @@ class Node:
     def granted(self, fetch: int) -> None:
         """All needs of a request are here: its requesters go on."""
         fetching = self.fetching.pop(fetch)
-        fetching.stream.granted(fetching.asked, self.pages.access)
+        fetching.stream.granted(fetching.ahead, self.pages.access)
         for requester, demand in fetching.waiters.items():
             if not self._admit(requester, demand):
                 raise PeerError(f"home ends request {fetch} without all of its pages")

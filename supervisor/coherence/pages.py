@@ -9,6 +9,7 @@ one dictionary access.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -147,10 +148,13 @@ def run_of(first: int, count: int, access: int) -> Run:
 def normalised(runs: Iterable[Run]) -> tuple[Run, ...]:
     """Ascending, disjoint, merged where adjacent; of two accesses the greater counts."""
     ordered = sorted(run for run in runs if run.count > 0)
-    if len(ordered) == 1:
-        return (ordered[0],)
+    if all(one.first + one.count <= other.first for one, other in pairwise(ordered)):
+        merged: list[Run] = []
+        for run in ordered:
+            append_run(merged, *run)
+        return tuple(merged)
     edges = sorted({edge for run in ordered for edge in (run.first, run.first + run.count)})
-    merged: list[Run] = []
+    merged = []
     for low, high in pairwise(edges):
         access = max(
             (run.access for run in ordered if run.first <= low and high <= run.first + run.count),
@@ -199,14 +203,20 @@ def covers(runs: tuple[Run, ...], needs: tuple[Run, ...]) -> bool:
     """Every page of `needs` is in `runs` (both normalised) with at least its access."""
     for need in needs:
         page, end = int(need.first), need.first + need.count
-        for run in runs:
-            if run.first <= page < run.first + run.count and run.access >= need.access:
-                page = run.first + run.count
-                if page >= end:
-                    break
-        if page < end:
-            return False
+        at = bisect_right(runs, page, key=_first) - 1
+        while page < end:
+            if not 0 <= at < len(runs):
+                return False
+            run = runs[at]
+            if not run.first <= page < run.first + run.count or run.access < need.access:
+                return False
+            page = run.first + run.count
+            at += 1
     return True
+
+
+def _first(run: Run) -> int:
+    return run.first
 
 
 # One host ---------------------------------------------------------------------

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sequential faults of one host, and how far ahead of them it asks.
+"""Faults of one host that form streams, and how far ahead of them it asks.
 
-A stream goes up or down through memory; each fault that continues it widens its
-window. Programs walk through the same memory again and again, so a stream that
-begins where it began before asks at once for as much as was needed the last two
-times. A stream of loads whose pages are written soon after asks for pages to write.
+A stream goes up or down through memory, page by page or by a constant stride (a
+column of a matrix, part of each of its rows); each fault that continues it widens
+its window. Programs walk through the same memory again and again, so a stream
+that begins where it began before asks at once for as much as was needed the last
+two times. A stream of loads whose pages are written soon after asks for pages to
+write.
 
 What is asked for is a hint: home leaves out what it had to take from others too
 dearly (`collect.py`), and `granted` tells how far the stream really got. A fault
@@ -14,6 +16,7 @@ begins anew, small.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,111 +34,130 @@ CHUNK_PAGES: Final = 16
 STREAMS_MAX: Final = 32
 """Of each access; the one that was followed longest ago is forgotten."""
 
-_UP, _DOWN = 1, -1
+STRIDE_MAX: Final = 256
+"""Pages: a matrix with rows of 1 MiB."""
+
+RECENT: Final = 8
+"""Among so many faults that continue nothing three in a row of one stride are sought."""
 
 
 @dataclass(slots=True)
 class Stream:
-    """Pages: `start` is the first one needed, [low, high) the last need, [floor, limit) it
-    and what was granted around it; `way` is 0 while both are possible."""
+    """`start` is the first page that was needed, [low, high) the last need."""
 
     access: Access
     start: int
     low: int
     high: int
-    floor: int
-    limit: int
-    way: int = 0
+    step: int = 0
+    """Pages from one to the next, negative downwards; 0 while 1 and -1 are possible."""
     streak: int = 0
+    """Faults that continued it."""
     window: int = 1
+    """Pages asked for with the last need, it included."""
+    had: int = 0
+    """How many pages beyond the last need were granted, along the stream."""
     reach: int = 1
-    """How many pages from `start` on have been needed since it began there."""
+    """How many pages along the stream have been needed since it began."""
     reach_before: int = 0
     """The same the time before; 0 for never."""
+    expected: int = 0
+    """How many were expected when it began."""
     writes: bool = False
     """A stream of loads: its last window was asked for to write."""
 
-    def way_to(self, first: int, end: int) -> int:
-        """In which direction a need [first, end) continues the stream; 0 for neither."""
-        if self.way != _DOWN and self.high <= first <= self.limit:
-            return _UP
-        if self.way != _UP and self.floor <= end <= self.low:
-            return _DOWN
+    def continues(self, first: int, end: int) -> int:
+        """With which step a need [first, end) continues the stream; 0: it does not."""
+        for step in (self.step,) if self.step else (1, -1):
+            away = first - (self.high - 1) if step > 0 else end - 1 - self.low
+            along, beside = divmod(away, step)
+            if not beside and 1 <= along <= self._had(step) + 1:
+                return step
         return 0
 
-    def go_on(self, way: int, first: int, end: int) -> None:
+    def _had(self, step: int) -> int:
+        """While it is open in which direction it goes, pages ahead are above."""
+        return self.had if step == (self.step or 1) else 0
+
+    def go_on(self, step: int, first: int, end: int) -> None:
         """A need [first, end) continues it."""
-        lost = first < self.limit if way == _UP else end > self.floor
-        if lost:
-            self.start, self.way, self.streak, self.window = first, 0, 0, 1
-            self.reach, self.reach_before = end - first, 0
-            self._stand(first, end)
-            return
-        self.way = way
-        self.streak += 1
-        self.window = min(self.window * GROWTH, WINDOW_PAGES_MAX)
-        self.reach = end - self.start if way == _UP else self.start + 1 - first
-        self._stand(first, end)
+        along = (first - (self.high - 1) if step > 0 else end - 1 - self.low) // step
+        if along <= self._had(step):
+            # It was here, and somebody else has taken it.
+            self.start, self.streak, self.window = first, 0, 1
+            self.reach, self.reach_before, self.expected = end - first, 0, 0
+            self.step = 0 if abs(step) == 1 else step
+        else:
+            self.step = step
+            self.streak += 1
+            self.window = min(self.window * GROWTH, WINDOW_PAGES_MAX)
+            self.reach += along - 1 + end - first
+        self.low, self.high, self.had = first, end, 0
 
     def begin_again(self, first: int, end: int) -> None:
         """A need where it began before: as much will be needed as both times before."""
-        expected = min(self.reach, self.reach_before, WINDOW_PAGES_MAX)
-        self.reach_before = self.reach
-        if expected > 1:
-            self.streak, self.window, self.reach = STREAM_STREAK, expected, expected
+        reach = max(self.reach, self.expected)
+        self.expected = min(reach, self.reach_before, WINDOW_PAGES_MAX)
+        self.reach, self.reach_before = end - first, reach
+        if self.expected > 1:
+            self.streak, self.window = STREAM_STREAK, self.expected
         else:
-            self.way, self.streak, self.window, self.reach = 0, 0, 1, end - first
-        self._stand(first, end)
+            self.step = 0 if abs(self.step) == 1 else self.step
+            self.streak, self.window = 0, 1
+        self.low, self.high, self.had = first, end, 0
 
-    def _stand(self, first: int, end: int) -> None:
-        self.low, self.high = first, end
-        self.floor, self.limit = first, end
+    @property
+    def _begins(self) -> bool:
+        """Whether it stands where it began, with expectations."""
+        return self.streak == STREAM_STREAK and self.start == self.low and self.window > 1
 
     def asks(
         self, needs: tuple[Run, ...], above: int, below: int, own: PageMap
     ) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-        """(needs, pages ahead) to ask home for, with at most `above` and `below` pages ahead.
+        """(needs, pages ahead) to ask home for.
 
-        `own` is what this host may do to each page.
+        The pages ahead are at most `above` behind the last need, and `below` before
+        the first. `own` is what this host may do to each page.
         """
         *others, last = needs
         if self.access == Access.READ and self.streak:
-            before = last.first - 1 if self.way == _UP else last.first + last.count
             # What was asked for to write tells nothing of what comes next: every other time.
+            before = last.first - self.step if self.step > 0 else self.high - 1 - self.step
             self.writes = not self.writes and own.get(before) == Access.WRITE
         access = Access.WRITE if self.writes else last.access
         needs = (*others, run_of(last.first, last.count, access))
         count = self.window - 1
         if not self.streak:
-            count = CHUNK_PAGES - 1 if access == Access.WRITE else 0
-        if self.begins:
+            count = CHUNK_PAGES - 1 if access == Access.WRITE and abs(self.step) <= 1 else 0
+        elif self._begins:
             # What comes behind was never needed: go on by as much again, no more.
             self.window = max(self.window // GROWTH, 1)
-        if self.way == _DOWN:
-            count = min(count, below if not others else 0)
-            first = last.first - count
-        else:
-            count = min(count, above)
-            first = last.first + last.count
-        return needs, (run_of(first, count, access),) if count else ()
+        step = self.step or 1
+        count = min(count, above // step if step > 0 else (0 if others else below // -step))
+        if not count:
+            return needs, ()
+        if step == 1:
+            return needs, (run_of(self.high, count, access),)
+        if step == -1:
+            return needs, (run_of(self.low - count, count, access),)
+        edge = self.high - 1 if step > 0 else self.low
+        pages = sorted(edge + step * (at + 1) for at in range(count))
+        return needs, tuple(run_of(page, 1, access) for page in pages)
 
-    @property
-    def begins(self) -> bool:
-        """Whether it stands where it began, with expectations."""
-        return self.streak == STREAM_STREAK and self.start in (self.low, self.high - 1)
-
-    def granted(self, asked: tuple[Run, ...], own: PageMap) -> None:
+    def granted(self, ahead: tuple[Run, ...], own: PageMap) -> None:
         """What was asked for is here, as far as it could be had."""
-        for run in asked:
-            if run.first <= self.low < run.first + run.count:
-                for span in own.runs(run.first, run.count):
-                    end = span.first + span.count
-                    if span.value < self.access:
-                        continue
-                    if span.first <= self.high <= end:
-                        self.limit = end
-                    if span.first <= self.low <= end:
-                        self.floor = span.first
+        if not ahead:
+            return
+        run = ahead[0]
+        if run.first == self.high or run.first + run.count == self.low:
+            span = own.runs(run.first, run.count)[0 if run.first == self.high else -1]
+            self.had = span.count if span.value >= self.access else 0
+            return
+        step = self.step or 1
+        edge = self.high - 1 if step > 0 else self.low
+        self.had = 0
+        while self.had < len(ahead) and own.get(edge + step * (self.had + 1)) >= self.access:
+            self.had += 1
 
 
 class Streams:
@@ -143,6 +165,9 @@ class Streams:
 
     def __init__(self) -> None:
         self._streams: dict[Access, list[Stream]] = {Access.READ: [], Access.WRITE: []}
+        self._recent: dict[Access, deque[int]] = {
+            access: deque(maxlen=RECENT) for access in self._streams
+        }
 
     def follow(self, needs: tuple[Run, ...]) -> Stream:
         """The stream that the last of these needs continues, begins again or begins."""
@@ -150,17 +175,32 @@ class Streams:
         streams = self._streams[access]
         end = first + count
         for at, stream in enumerate(streams):
-            way = stream.way_to(first, end)
-            if way:
-                stream.go_on(way, first, end)
+            step = stream.continues(first, end)
+            if step:
+                stream.go_on(step, first, end)
             elif stream.start == first:
                 stream.begin_again(first, end)
             else:
                 continue
             streams.append(streams.pop(at))
             return stream
-        stream = Stream(access, first, first, end, first, end, reach=count)
+        stream = Stream(access, first, first, end, reach=count)
+        stride = self._stride(first, access) if count == 1 else 0
+        if stride:
+            stream.step, stream.streak, stream.window = stride, STREAM_STREAK, GROWTH**STREAM_STREAK
         streams.append(stream)
         if len(streams) > STREAMS_MAX:
             del streams[0]
         return stream
+
+    def _stride(self, page: int, access: Access) -> int:
+        """The stride by which a page follows two faults that continued nothing; 0 for none."""
+        recent = self._recent[access]
+        found = 0
+        for before in reversed(recent):
+            stride = page - before
+            if 1 < abs(stride) <= STRIDE_MAX and before - stride in recent:
+                found = stride
+                break
+        recent.append(page)
+        return found

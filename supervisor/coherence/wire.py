@@ -38,6 +38,7 @@ from supervisor.coherence.messages import (
     Update,
     Yielded,
 )
+from supervisor.coherence.pages import any_overlap
 from supervisor.coherence.transfer import check_needs, check_parts
 from supervisor.errors import PeerError
 from supervisor.units import PAGES_END
@@ -109,10 +110,8 @@ def _fetch(message: Fetch) -> None:
     check_needs(message.needs)
     if message.ahead:
         check_needs(message.ahead)
-        (ahead, *more), low, last = message.ahead, message.needs[0], message.needs[-1]
-        adjoins = ahead.first == last.first + last.count or ahead.first + ahead.count == low.first
-        if more or not adjoins:
-            raise PeerError(f"pages ahead at {ahead.first:#x} that are not next to the needs")
+        if any_overlap(message.needs, message.ahead):
+            raise PeerError("pages that are needed are asked for ahead")
 
 
 def _with_parts(message: Grant | Yielded | Delivery) -> None:

@@ -33,8 +33,7 @@ class Host:
             for got in range(run.first, run.first + run.count):
                 if got == page or got not in self.denied:
                     self.own.set(got, 1, max(self.own.get(got), run.access))
-        merged = run_of(asked[0].first, sum(run.count for run in asked), asked[0].access)
-        stream.granted((merged,), self.own)
+        stream.granted(ahead, self.own)
 
     def lose(self, first: int, count: int, left: Access = Access.NONE) -> None:
         self.own.set(first, count, left)
@@ -60,8 +59,31 @@ def test_a_stream_may_go_down() -> None:
     assert host.faults()[:4] == [(2000, 1, 0), (1996, 4, 1), (1980, 16, 2), (1916, 64, 3)]
     host = Host()
     for page in range(60, 49, -1):
-        host.touch(page, Access.READ, (ROOM, page - 58))
+        host.touch(page, Access.READ, (ROOM, max(page - 58, 0)))
     assert host.faults()[1] == (58, 2, 1)
+
+
+def test_a_stream_may_have_a_stride() -> None:
+    for stride in (2, 5, -3):
+        host = Host()
+        pages = [3000 + at * stride for at in range(300)]
+        for page in pages:
+            host.touch(page, Access.WRITE)
+        # Three faults make a stream; what a first store gets besides hides some.
+        assert len(host.faults()) <= (CHUNK_PAGES // stride + 8 if stride > 0 else 8)
+        assert all(host.own.get(page) == Access.WRITE for page in pages)
+        host.lose(0, 10_000)
+        host.faults()
+        for page in pages[:30]:
+            host.touch(page, Access.READ)
+        assert all(host.own.get(page + 1) == Access.NONE for page in pages[:30])
+
+
+def test_faults_here_and_there_are_no_stream() -> None:
+    host = Host()
+    for page in (7, 100, 31, 2000, 52, 777, 9, 1234):
+        host.touch(page, Access.READ)
+    assert all(asked[1:] == (1, 0) for asked in host.faults())
 
 
 def test_a_first_store_gets_a_chunk_and_no_more_than_there_is_room() -> None:
