@@ -26,9 +26,7 @@ from supervisor.coherence.messages import (
 from supervisor.coherence.pages import (
     Span,
     Valued,
-    any_overlap,
     append_run,
-    covers,
     run_of,
     without,
 )
@@ -284,28 +282,26 @@ def _watch(home: Home, recalling: Recalling, run: Run, data: bytes) -> None:
 
 def _check_yield(home: Home, recalling: Recalling, message: Yielded) -> None:
     """The answer has all that was needed and nothing that was not asked for."""
-    asked = tuple(sorted(recalling.needs + recalling.optional))
-    given = tuple(Run(part.first, part.count, part.access) for part in message.parts)
+    asked = sorted(recalling.needs + recalling.optional)
+    at = 0
     left: list[Run] = list(recalling.needs)
     for part in message.parts:
         left = without(left, part.first, part.count)
-        keeps = {run.access for run in asked if any_overlap((run,), (Span(part[0], part[1]),))}
+        page, end = int(part.first), part.first + part.count
+        while page < end:
+            while at < len(asked) and asked[at].first + asked[at].count <= page:
+                at += 1
+            if at == len(asked) or asked[at].first > page or asked[at].access != part.access:
+                raise PeerError(f"host {recalling.host} yields pages {page:#x}, not asked for")
+            page = asked[at].first + asked[at].count
         entries = home.directory.entries.runs(part.first, part.count)
         copies = {entry.value >= dir_.MULTIPLE for entry in entries}
         if recalling.discarded:
             copies = {part.content == Content.HELD}
         wrong_way = (part.content == Content.DIRECT) != recalling.direct
-        if keeps != {part.access} or copies != {part.content == Content.HELD} or wrong_way:
+        if copies != {part.content == Content.HELD} or wrong_way:
             raise PeerError(f"host {recalling.host} yields pages {part.first:#x} wrongly")
     for gone in recalling.discarded:
         left = without(left, gone.first, gone.count)
-    as_read = tuple(run_of(run.first, run.count, Access.READ) for run in given)
-    if left or not covers(_as_read(asked), as_read):
-        raise PeerError(f"host {recalling.host} answers recall {message.recall} wrongly")
-
-
-def _as_read(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-    merged: list[Run] = []
-    for run in runs:
-        append_run(merged, run.first, run.count, Access.READ)
-    return tuple(merged)
+    if left:
+        raise PeerError(f"host {recalling.host} answers recall {message.recall} without a need")

@@ -174,15 +174,15 @@ class Streams:
         first, count, access = needs[-1]
         streams = self._streams[access]
         end = first + count
-        for at, stream in enumerate(streams):
-            step = stream.continues(first, end)
+        found = self._best(streams, first, end)
+        if found is not None:
+            at, step = found
+            stream = streams.pop(at)
             if step:
                 stream.go_on(step, first, end)
-            elif stream.start == first:
-                stream.begin_again(first, end)
             else:
-                continue
-            streams.append(streams.pop(at))
+                stream.begin_again(first, end)
+            streams.append(stream)
             return stream
         stream = Stream(access, first, first, end, reach=count)
         stride = self._stride(first, access) if count == 1 else 0
@@ -192,6 +192,26 @@ class Streams:
         if len(streams) > STREAMS_MAX:
             del streams[0]
         return stream
+
+    @staticmethod
+    def _best(streams: list[Stream], first: int, end: int) -> tuple[int, int] | None:
+        """(index, step or 0 for one that begins again) of the stream that a need fits best.
+
+        One under way before one that is known to begin there, and that before one
+        that is no more than a guess; of equals the latest.
+        """
+        best, found = -1, None
+        for at, stream in enumerate(streams):
+            step = stream.continues(first, end)
+            if step:
+                rank = 3 if stream.streak else 1
+            elif stream.start == first:
+                rank = 2 if stream.reach_before else 0
+            else:
+                continue
+            if rank >= best:
+                best, found = rank, (at, step)
+        return found
 
     def _stride(self, page: int, access: Access) -> int:
         """The stride by which a page follows two faults that continued nothing; 0 for none."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much a thread computes between page faults.
+"""How much a thread computes beside waiting for pages.
 
-A thread that computes less between two faults than a fault costs would be
-done sooner where its pages are. It goes on at home, where most of them are,
-or at least one wait fewer is between it and them.
+A thread that computes for less than half of the time that it waits for pages
+would be done sooner where its pages are. It goes on at home, where most of them
+are, or at least one wait fewer is between it and them.
 """
 
 from __future__ import annotations
@@ -14,33 +14,41 @@ from typing import Final
 from supervisor.tracee.usage import used_by
 
 FAULTS: Final = 1000
-"""Faults that a judgement is made from."""
-FAULTS_WITHIN_S: Final = 5.0
+WAITED_S: Final = 1.0
+"""A judgement is made from so many faults, or so much time that they took: 400 MiB, read
+in one go, are no reason to go home."""
+WITHIN_S: Final = 5.0
 """More time than this for so many, and it does not matter where the thread is."""
-COMPUTES_S_MIN: Final = 150e-6
-"""Processor time between faults that makes another host worth while: about half of a fault."""
 
 
 class Account:
     """One thread's faults since the last judgement."""
 
-    __slots__ = ("_began", "_faults", "_used_s")
+    __slots__ = ("_asked_s", "_began_s", "_faults", "_used_s", "_waited_s")
 
     def __init__(self) -> None:
-        self._began = 0.0
+        self._began_s = 0.0
         self._used_s = 0.0
+        self._asked_s = 0.0
+        self._waited_s = 0.0
         self._faults = 0
 
-    def fault(self, process: int, task: int) -> bool:
-        """Count a fault of a task; True when it has been judged to thrash."""
-        if self._faults:
-            self._faults -= 1
+    def asks(self) -> None:
+        """The thread begins to wait for a page."""
+        self._asked_s = time.monotonic()
+
+    def thrashes(self, process: int, task: int) -> bool:
+        """It has its page. True when it has been judged to thrash."""
+        now = time.monotonic()
+        self._waited_s += now - self._asked_s
+        self._faults += 1
+        if self._began_s and self._faults < FAULTS and self._waited_s < WAITED_S:
             return False
-        now, used_s = time.monotonic(), used_by(process, task) / 1e9
+        used_s = used_by(process, task) / 1e9
         thrashes = (
-            self._began > 0
-            and now - self._began < FAULTS_WITHIN_S
-            and used_s - self._used_s < COMPUTES_S_MIN * FAULTS
+            self._began_s > 0
+            and now - self._began_s < WITHIN_S
+            and used_s - self._used_s < self._waited_s / 2
         )
-        self._began, self._used_s, self._faults = now, used_s, FAULTS
+        self._began_s, self._used_s, self._waited_s, self._faults = now, used_s, 0.0, 0
         return thrashes

@@ -51,6 +51,7 @@ from supervisor.coherence.policy import WINDOW_PAGES_MAX
 from supervisor.driver import messages, waits
 from supervisor.driver.events import Events
 from supervisor.driver.messages import COHERENCE, CONTROL, ControlMessage
+from supervisor.driver.migratory import Migratory
 from supervisor.driver.operations import (
     AcquireLocked,
     Flush,
@@ -114,6 +115,7 @@ class Supervisor:
         self.space = AddressSpace()
         self.node = Node(host, hosts, self.memory, policy, paths)
         self.decoder = AccessDecoder()
+        self.migratory = Migratory()
         self.pager = SignalPager(self)
         self.pager_choice = "auto"
         self.agent: Agent
@@ -730,7 +732,11 @@ class Supervisor:
             # Perhaps the page was taken, its hold over, before the thread got to use it.
             thread.step_next = thread.step_next or key == thread.fault_key
         thread.fault_key = key
+        if self.links and len(runs) == 1 and runs[0].count == 1 and area.protection & WRITE:
+            page, _, access = runs[0]
+            runs = (Run(page, 1, self.migratory.asks(page, access, time.monotonic())),)
         thread.waiting = True
+        thread.account.asks()
         thread.wanted = max(run.access for run in runs)
         if locked:
             thread.step_next = True

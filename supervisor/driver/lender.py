@@ -220,7 +220,7 @@ class Lender(Supervisor):
         return used
 
     def thrashes(self, thread: Thread) -> bool:
-        if not self.migrate or not thread.account.fault(self.pid, thread.task):
+        if not self.migrate or not thread.account.thrashes(self.pid, thread.task):
             return False
         self.verbose(f"host {self.host}: thread {thread.tid} waits for pages all the time: "
                      "it goes on at home")

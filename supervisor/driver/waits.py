@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from supervisor.areas import WRITE, Area, Kind
@@ -59,6 +60,8 @@ def _begin(
     if not writes or supervisor.several_writers:
         writes, locked = _look_ahead(supervisor, thread, area, page, writes)
     access = Access.WRITE if writes else Access.READ
+    if supervisor.links and area.protection & WRITE:
+        access = supervisor.migratory.asks(page, access, time.monotonic())
     runs = (Run(PageNumber(page), 1, access),)
     if supervisor.node.satisfied(runs, locked):
         pager.fill(page << PAGE_SHIFT)
@@ -68,6 +71,7 @@ def _begin(
     thread.lost = thread.lost + 1 if thread.fault_address >> PAGE_SHIFT == page else 0
     thread.fault_address = address
     thread.paging = True
+    thread.account.asks()
     thread.wanted = access
     if locked or thread.lost >= LOST_MAX:
         thread.lost = 0

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pages that a host reads and then writes each time it gets them.
+
+Those of locks, counters and barriers are such: a load, and at once a store. They
+are asked for to write when they are read, which saves the second fault (migratory
+data: Cox and Fowler; Stenstroem, Brorsson and Sandberg; both ISCA 1993). A page
+that is read now and written much later is not one: others may want to read it
+meanwhile, and whoever asks to write takes it from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from supervisor.coherence.messages import Access
+
+SOON_S: Final = 1e-3
+"""From the fault of the load to that of the store; the first one's handling is in it."""
+
+PAIRS: Final = 2
+"""Loads with a store soon after, in a row, after which a page counts as migratory."""
+
+TRUSTED: Final = 4
+"""Times that it is asked for to write before a load is left alone again, to see."""
+
+PAGES_MAX: Final = 1 << 12
+
+
+@dataclass(slots=True)
+class _Habit:
+    read_s: float = 0.0
+    """When it was asked for to read; 0 where a store has followed."""
+    pairs: int = 0
+    trusted: int = 0
+
+
+class Migratory:
+    """The habits of a host's pages."""
+
+    def __init__(self) -> None:
+        self._habits: dict[int, _Habit] = {}
+
+    def asks(self, page: int, access: Access, now_s: float) -> Access:
+        """With which access to ask for a page that `access` is needed of."""
+        habit = self._habits.get(page)
+        if habit is None:
+            if access == Access.READ:
+                if len(self._habits) >= PAGES_MAX:
+                    del self._habits[next(iter(self._habits))]
+                self._habits[page] = _Habit(read_s=now_s)
+            return access
+        if access == Access.WRITE:
+            if habit.read_s:
+                soon = now_s - habit.read_s < SOON_S
+                habit.pairs, habit.trusted = habit.pairs + 1 if soon else 0, TRUSTED
+                habit.read_s = 0.0
+            return access
+        if habit.read_s:
+            habit.pairs = 0  # it was read alone
+        if habit.pairs >= PAIRS and habit.trusted:
+            habit.trusted -= 1
+            return Access.WRITE
+        habit.read_s = now_s
+        return access
