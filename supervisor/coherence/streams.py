@@ -29,7 +29,9 @@ GROWTH: Final = 4
 third proves a stream; doubling takes six."""
 
 CHUNK_PAGES: Final = 16
-"""What the first write fault of an area may get of never-touched memory (64 KiB)."""
+"""What the first write fault of a stream may get of never-touched memory at most (64 KiB).
+Each stream that begins halves that, each that is continued doubles it: where stores go
+here and there, the pages beside them are somebody else's to write."""
 
 STREAMS_MAX: Final = 32
 """Of each access; the one that was followed longest ago is forgotten."""
@@ -61,6 +63,8 @@ class Stream:
     """How many pages along the stream have been needed since it began."""
     reach_before: int = 0
     """The same the time before; 0 for never."""
+    chunk: int = 1
+    """Pages that a first store asks for."""
     expected: int = 0
     """How many were expected when it began."""
     writes: bool = False
@@ -128,7 +132,7 @@ class Stream:
         needs = (*others, run_of(last.first, last.count, access))
         count = self.window - 1
         if not self.streak:
-            count = CHUNK_PAGES - 1 if access == Access.WRITE and abs(self.step) <= 1 else 0
+            count = self.chunk - 1 if access == Access.WRITE and abs(self.step) <= 1 else 0
         elif self._begins:
             # What comes behind was never needed: go on by as much again, no more.
             self.window = max(self.window // GROWTH, 1)
@@ -165,6 +169,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._streams: dict[Access, list[Stream]] = {Access.READ: [], Access.WRITE: []}
+        self._chunk = CHUNK_PAGES
         self._recent: dict[Access, deque[int]] = {
             access: deque(maxlen=RECENT) for access in self._streams
         }
@@ -179,12 +184,16 @@ class Streams:
             at, step = found
             stream = streams.pop(at)
             if step:
+                if not stream.streak:
+                    self._chunk = min(2 * self._chunk, CHUNK_PAGES)
                 stream.go_on(step, first, end)
             else:
                 stream.begin_again(first, end)
             streams.append(stream)
             return stream
-        stream = Stream(access, first, first, end, reach=count)
+        stream = Stream(access, first, first, end, reach=count, chunk=self._chunk)
+        if access == Access.WRITE:
+            self._chunk = max(self._chunk // 2, 1)
         stride = self._stride(first, access) if count == 1 else 0
         if stride:
             stream.step, stream.streak, stream.window = stride, STREAM_STREAK, GROWTH**STREAM_STREAK
@@ -220,7 +229,9 @@ class Streams:
         for before in reversed(recent):
             stride = page - before
             if 1 < abs(stride) <= STRIDE_MAX and before - stride in recent:
-                found = stride
+                # Of faults all over a place any three may happen to be as far apart.
+                low, high = sorted((before - stride, page))
+                found = stride if sum(low < other < high for other in set(recent)) == 1 else 0
                 break
         recent.append(page)
         return found

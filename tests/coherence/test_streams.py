@@ -69,8 +69,8 @@ def test_a_stream_may_have_a_stride() -> None:
         pages = [3000 + at * stride for at in range(300)]
         for page in pages:
             host.touch(page, Access.WRITE)
-        # Three faults make a stream; what a first store gets besides hides some.
-        assert len(host.faults()) <= (CHUNK_PAGES // stride + 8 if stride > 0 else 8)
+        # Three faults make a stream; what first stores get besides hides some.
+        assert len(host.faults()) <= 12
         assert all(host.own.get(page) == Access.WRITE for page in pages)
         host.lose(0, 10_000)
         host.faults()
@@ -92,6 +92,18 @@ def test_a_first_store_gets_a_chunk_and_no_more_than_there_is_room() -> None:
     host.touch(500, Access.WRITE, (3, 0))
     host.touch(900, Access.READ, (0, 0))
     assert host.faults() == [(5, CHUNK_PAGES, 0), (500, 4, 0), (900, 1, 0)]
+
+
+def test_stores_here_and_there_get_no_chunks_any_more() -> None:
+    host = Host()
+    places = [1000 * at for at in range(1, 13)]
+    for place in places:
+        host.touch(place, Access.WRITE)
+    assert [count for _, count, _ in host.faults()] == [16, 8, 4, 2] + [1] * 8
+    for place in places[:4]:
+        for page in range(100_000 + place, 100_020 + place):
+            host.touch(page, Access.WRITE)
+    assert [count for _, count, streak in host.faults() if not streak] == [1, 2, 2, 2]
 
 
 def test_what_home_left_out_does_not_widen_the_window_less() -> None:
