@@ -386,7 +386,7 @@ class Node:
     def granted(self, fetch: int) -> None:
         """All needs of a request are here: its requesters go on."""
         fetching = self.fetching.pop(fetch)
-        fetching.stream.granted(fetching.ahead, self.pages.access)
+        self._streams.granted(fetching.stream, fetching.ahead, self.pages.access)
         for requester, demand in fetching.waiters.items():
             if not self._admit(requester, demand):
                 raise PeerError(f"home ends request {fetch} without all of its pages")

@@ -33,7 +33,7 @@ CHUNK_PAGES: Final = 16
 Each stream that begins halves that, each that is continued doubles it: where stores go
 here and there, the pages beside them are somebody else's to write."""
 
-STREAMS_MAX: Final = 32
+STREAMS_MAX: Final = 128
 """Of each access; the one that was followed longest ago is forgotten."""
 
 STRIDE_MAX: Final = 256
@@ -78,6 +78,14 @@ class Stream:
             if not beside and 1 <= along <= self._had(step) + 1:
                 return step
         return 0
+
+    def next_pages(self) -> tuple[int, ...]:
+        """The pages that would be the first or last of a need that continues it."""
+        if not self.step:
+            return (self.high + self.had, self.low - 1)
+        if self.step > 0:
+            return (self.high - 1 + self.step * (self.had + 1),)
+        return (self.low + self.step * (self.had + 1),)
 
     def _had(self, step: int) -> int:
         """While it is open in which direction it goes, pages ahead are above."""
@@ -149,9 +157,7 @@ class Stream:
         return needs, tuple(run_of(page, 1, access) for page in pages)
 
     def granted(self, ahead: tuple[Run, ...], own: PageMap) -> None:
-        """What was asked for is here, as far as it could be had."""
-        if not ahead:
-            return
+        """See `Streams.granted`."""
         run = ahead[0]
         if run.first == self.high or run.first + run.count == self.low:
             span = own.runs(run.first, run.count)[0 if run.first == self.high else -1]
@@ -165,66 +171,103 @@ class Stream:
 
 
 class Streams:
-    """The streams of one host."""
+    """The streams of one host, those of loads apart from those of stores."""
 
     def __init__(self) -> None:
-        self._streams: dict[Access, list[Stream]] = {Access.READ: [], Access.WRITE: []}
+        self._tables = {Access.READ: _Table(), Access.WRITE: _Table()}
         self._chunk = CHUNK_PAGES
-        self._recent: dict[Access, deque[int]] = {
-            access: deque(maxlen=RECENT) for access in self._streams
-        }
 
     def follow(self, needs: tuple[Run, ...]) -> Stream:
         """The stream that the last of these needs continues, begins again or begins."""
         first, count, access = needs[-1]
-        streams = self._streams[access]
+        table = self._tables[access]
         end = first + count
-        found = self._best(streams, first, end)
-        if found is not None:
-            at, step = found
-            stream = streams.pop(at)
+        stream, step = table.find(first, end)
+        if stream is None:
+            stream = Stream(access, first, first, end, reach=count, chunk=self._chunk)
+            stride = table.stride(first) if count == 1 else 0
+            if stride:
+                stream.step, stream.streak = stride, STREAM_STREAK
+                stream.window = GROWTH**STREAM_STREAK
+            elif access == Access.WRITE:
+                self._chunk = max(self._chunk // 2, 1)
+        else:
+            table.remove(stream)
             if step:
                 if not stream.streak:
                     self._chunk = min(2 * self._chunk, CHUNK_PAGES)
                 stream.go_on(step, first, end)
             else:
                 stream.begin_again(first, end)
-            streams.append(stream)
-            return stream
-        stream = Stream(access, first, first, end, reach=count, chunk=self._chunk)
-        if access == Access.WRITE:
-            self._chunk = max(self._chunk // 2, 1)
-        stride = self._stride(first, access) if count == 1 else 0
-        if stride:
-            stream.step, stream.streak, stream.window = stride, STREAM_STREAK, GROWTH**STREAM_STREAK
-        streams.append(stream)
-        if len(streams) > STREAMS_MAX:
-            del streams[0]
+        table.add(stream)
         return stream
 
-    @staticmethod
-    def _best(streams: list[Stream], first: int, end: int) -> tuple[int, int] | None:
-        """(index, step or 0 for one that begins again) of the stream that a need fits best.
+    def granted(self, stream: Stream, ahead: tuple[Run, ...], own: PageMap) -> None:
+        """What was asked for is here, as far as it could be had."""
+        if ahead:
+            table = self._tables[stream.access]
+            known = table.remove(stream)
+            stream.granted(ahead, own)
+            if known:
+                table.add(stream)
+
+
+class _Table:
+    """Streams of one access, found by the pages that they are likely to need next."""
+
+    def __init__(self) -> None:
+        self._by_start: dict[int, Stream] = {}  # the one followed last is the last
+        self._by_next: dict[int, Stream] = {}
+        self._wide: dict[int, Stream] = {}  # those that have pages ahead, by start
+        self._recent: deque[int] = deque(maxlen=RECENT)
+
+    def find(self, first: int, end: int) -> tuple[Stream | None, int]:
+        """The stream that a need fits, with its step, or 0 where it begins again.
 
         One under way before one that is known to begin there, and that before one
-        that is no more than a guess; of equals the latest.
+        that is no more than a guess.
         """
-        best, found = -1, None
-        for at, stream in enumerate(streams):
-            step = stream.continues(first, end)
-            if step:
-                rank = 3 if stream.streak else 1
-            elif stream.start == first:
-                rank = 2 if stream.reach_before else 0
-            else:
-                continue
-            if rank >= best:
-                best, found = rank, (at, step)
-        return found
+        again = self._by_start.get(first)
+        for page in (first,) if end == first + 1 else (first, end - 1):
+            stream = self._by_next.get(page)
+            if stream is not None and (stream.streak or again is None or not again.reach_before):
+                step = stream.continues(first, end)
+                if step:
+                    return stream, step
+        if again is None or not again.reach_before:
+            for stream in self._wide.values():
+                step = stream.continues(first, end)
+                if step:
+                    return stream, step
+        return again, 0
 
-    def _stride(self, page: int, access: Access) -> int:
+    def remove(self, stream: Stream) -> bool:
+        """Forget a stream; False where it is not known."""
+        if self._by_start.get(stream.start) is not stream:
+            return False
+        del self._by_start[stream.start]
+        self._wide.pop(stream.start, None)
+        for page in stream.next_pages():
+            if self._by_next.get(page) is stream:
+                del self._by_next[page]
+        return True
+
+    def add(self, stream: Stream) -> None:
+        """Enter a stream as the one followed last, in place of one with the same start."""
+        same = self._by_start.get(stream.start)
+        if same is not None:
+            self.remove(same)
+        elif len(self._by_start) >= STREAMS_MAX:
+            self.remove(next(iter(self._by_start.values())))
+        self._by_start[stream.start] = stream
+        if stream.had:
+            self._wide[stream.start] = stream
+        for page in stream.next_pages():
+            self._by_next[page] = stream
+
+    def stride(self, page: int) -> int:
         """The stride by which a page follows two faults that continued nothing; 0 for none."""
-        recent = self._recent[access]
+        recent = self._recent
         found = 0
         for before in reversed(recent):
             stride = page - before

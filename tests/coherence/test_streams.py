@@ -33,7 +33,7 @@ class Host:
             for got in range(run.first, run.first + run.count):
                 if got == page or got not in self.denied:
                     self.own.set(got, 1, max(self.own.get(got), run.access))
-        stream.granted(ahead, self.own)
+        self.streams.granted(stream, ahead, self.own)
 
     def lose(self, first: int, count: int, left: Access = Access.NONE) -> None:
         self.own.set(first, count, left)
