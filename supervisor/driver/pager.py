@@ -124,6 +124,9 @@ class UserfaultPager(SignalPager):
         self._memory = supervisor.memory.descriptor
         # Ranges whose faults come here; at home only where a page has once been taken.
         self._registered = AddressSpace()
+        self._writable = (0, 0)
+        """The pages (addresses) last given the guest to write, each with an entry: they need
+        no filling, and nobody waits for them. (0, 0) once any has been taken."""
 
     def protect(self, runs: Iterable[Run]) -> None:
         calls: list[tuple[int, ...]] = []
@@ -175,6 +178,8 @@ class UserfaultPager(SignalPager):
 
     def fill(self, page: int) -> None:
         """Give the guest what the node allows of the page at this address; wake who waits."""
+        if self._writable[0] <= page < self._writable[1]:
+            return
         node = self.supervisor.node
         number = page >> PAGE_SHIFT
         access = node.access_runs(PageNumber(number), 1)[0].access
@@ -222,8 +227,11 @@ class UserfaultPager(SignalPager):
         if access is Access.WRITE:
             for piece in self._registered.pieces(start, end):
                 faults.write_protect(piece.start, piece.end - piece.start, False)
-                faults.map(piece.start, piece.end - piece.start, True)
+                failed = faults.map(piece.start, piece.end - piece.start, True)
+                if failed in (0, errno.EEXIST) and piece.end - piece.start == PAGE_SIZE:
+                    self._writable = (piece.start, piece.end)
             return
+        self._writable = (0, 0)
         self._ensure_registered(start, end)
         if access is Access.READ:
             faults.write_protect(start, end - start, True)
