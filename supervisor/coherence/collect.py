@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence import directory as dir_
 from supervisor.coherence.directory import RULES, Holding, Want, holding
@@ -42,6 +42,9 @@ from supervisor.units import HOME, PAGE_SIZE, HostId, PageNumber
 
 if TYPE_CHECKING:
     from supervisor.coherence.home import Home
+
+WATCHED_AHEAD_MAX: Final = 16
+"""So many pages ahead in a row are still looked at one by one for false sharing."""
 
 
 def collect(home: Home, transaction: Transaction) -> None:
@@ -90,7 +93,8 @@ class _Recalls:
         """Directly where the two hosts have a link, but what the policy wants to see."""
         node, requester = self._home.node, self._transaction.host
         direct = requester != HOME and (owner, requester) in node.paths
-        if not node.policy.watches:
+        # Pages of a long stream are not what two hosts write by turns.
+        if not node.policy.watches or (optional and span.count > WATCHED_AHEAD_MAX):
             self.add(owner, direct, span.first, span.count, keeps, optional)
             return
         for page in range(span.first, span.first + span.count):
@@ -265,13 +269,17 @@ def _watch(home: Home, recalling: Recalling, run: Run, data: bytes) -> None:
     Home's memory still has what it granted, for nobody could write there since;
     unless others have passed the page on without home.
     """
-    for at in range(run.count):
-        page = run.first + at
-        behind = home.behind.get(page)
-        if behind:
-            home.behind.set(page, 1, 0)
-        if page not in recalling.watched:
-            continue
+    was_behind = {
+        page
+        for span in home.behind.runs(run.first, run.count)
+        if span.value
+        for page in range(span.first, span.first + span.count)
+    }
+    if was_behind:
+        home.behind.set(run.first, run.count, 0)
+    for page in sorted(recalling.watched.intersection(range(run.first, run.first + run.count))):
+        at = page - run.first
+        behind = page in was_behind
         after = data[at * PAGE_SIZE : (at + 1) * PAGE_SIZE] or bytes(PAGE_SIZE)
         if not behind:
             before = home.node.memory.read(PageNumber(page), 1)

@@ -212,8 +212,11 @@ class Node:
         if self.side.free(demand.needs) and self._admit(requester, demand):
             return
         for fetching in self.fetching.values():
-            if fetching.locked >= demand.locked and covers(fetching.needs, demand.needs):
+            if fetching.locked >= demand.locked and covers(fetching.asked, demand.needs):
+                early = not fetching.waiters
                 fetching.waiters[requester] = demand
+                if early:
+                    self._read_ahead(fetching.stream, demand)
                 return
         stream = self._streams.follow(demand.needs)
         needs, ahead = stream.asks(demand.needs, demand.above, demand.below, self.pages.access)
@@ -226,6 +229,20 @@ class Node:
             needs, ahead, asked, demand.locked, stream, {requester: demand}
         )
         self.side.fetch(Fetch(fetch, needs, ahead, stream.streak, demand.locked))
+        if ahead:
+            self._read_ahead(stream, demand)
+
+    def _read_ahead(self, stream: Stream, demand: Demand) -> None:
+        """Ask for the next window of a stream under way before it is needed: it comes while
+        the last one is used."""
+        asked = stream.asks_on(demand.needs, demand.above, self.pages.access)
+        if asked is None:
+            return
+        self._fetch_last += 1
+        first, count, access = asked
+        needs, ahead = (run_of(first, 1, access),), (run_of(first + 1, count - 1, access),)
+        self.fetching[self._fetch_last] = Fetching(needs, ahead, (asked,), False, stream)
+        self.side.fetch(Fetch(self._fetch_last, needs, ahead, stream.streak))
 
     def _admit(self, requester: int, demand: Demand) -> bool:
         """Resume the requester, or let it wait for a page that is busy here.
@@ -388,8 +405,11 @@ class Node:
         fetching = self.fetching.pop(fetch)
         self._streams.granted(fetching.stream, fetching.ahead, self.pages.access)
         for requester, demand in fetching.waiters.items():
-            if not self._admit(requester, demand):
+            if self._admit(requester, demand):
+                continue
+            if covers(fetching.needs, demand.needs):
                 raise PeerError(f"home ends request {fetch} without all of its pages")
+            self.serve(requester, demand)  # it hoped for a page that could not be had
 
     def refused(self, fetch: int) -> None:
         """Pages of a request were discarded: its requesters try again."""

@@ -39,6 +39,9 @@ STREAMS_MAX: Final = 128
 STRIDE_MAX: Final = 256
 """Pages: a matrix with rows of 1 MiB."""
 
+READ_AHEAD_STREAK: Final = 3
+"""Faults after which a stream at its widest is asked for a window further than needed."""
+
 RECENT: Final = 8
 """Among so many faults that continue nothing three in a row of one stride are sought."""
 
@@ -57,6 +60,9 @@ class Stream:
     """Faults that continued it."""
     window: int = 1
     """Pages asked for with the last need, it included."""
+    window_max: int = WINDOW_PAGES_MAX
+    asked: int = 0
+    """Where it goes up page by page: the page behind the last that was asked for."""
     had: int = 0
     """How many pages beyond the last need were granted, along the stream."""
     reach: int = 1
@@ -102,14 +108,14 @@ class Stream:
         else:
             self.step = step
             self.streak += 1
-            self.window = min(self.window * GROWTH, WINDOW_PAGES_MAX)
+            self.window = min(self.window * GROWTH, self.window_max)
             self.reach += along - 1 + end - first
         self.low, self.high, self.had = first, end, 0
 
     def begin_again(self, first: int, end: int) -> None:
         """A need where it began before: as much will be needed as both times before."""
         reach = max(self.reach, self.expected)
-        self.expected = min(reach, self.reach_before, WINDOW_PAGES_MAX)
+        self.expected = min(reach, self.reach_before, self.window_max)
         self.reach, self.reach_before = end - first, reach
         if self.expected > 1:
             self.streak, self.window = STREAM_STREAK, self.expected
@@ -146,9 +152,11 @@ class Stream:
             self.window = max(self.window // GROWTH, 1)
         step = self.step or 1
         count = min(count, above // step if step > 0 else (0 if others else below // -step))
+        self.asked = self.high
         if not count:
             return needs, ()
         if step == 1:
+            self.asked += count
             return needs, (run_of(self.high, count, access),)
         if step == -1:
             return needs, (run_of(self.low - count, count, access),)
@@ -156,11 +164,29 @@ class Stream:
         pages = sorted(edge + step * (at + 1) for at in range(count))
         return needs, tuple(run_of(page, 1, access) for page in pages)
 
+    def asks_on(self, needs: tuple[Run, ...], above: int, own: PageMap) -> Run | None:
+        """The window behind the last that was asked for, where that one is sure to be used
+        up soon; `above` is what room there is above these needs."""
+        limit = needs[-1].first + needs[-1].count + above
+        count = min(self.window, limit - self.asked)
+        if self.step != 1 or self.streak < READ_AHEAD_STREAK or self.window < self.window_max:
+            return None
+        if count < 2 or own.get(self.asked) >= self.access:
+            return None
+        access = Access.WRITE if self.writes else self.access
+        run = run_of(self.asked, count, access)
+        self.asked += count
+        return run
+
     def granted(self, ahead: tuple[Run, ...], own: PageMap) -> None:
         """See `Streams.granted`."""
         run = ahead[0]
-        if run.first == self.high or run.first + run.count == self.low:
-            span = own.runs(run.first, run.count)[0 if run.first == self.high else -1]
+        if self.step in (0, 1) and self.high <= run.first < self.asked:
+            span = own.runs(self.high, self.asked - self.high)[0]
+            self.had = span.count if span.value >= self.access else 0
+            return
+        if run.first + run.count == self.low:
+            span = own.runs(run.first, run.count)[-1]
             self.had = span.count if span.value >= self.access else 0
             return
         step = self.step or 1
@@ -173,7 +199,9 @@ class Stream:
 class Streams:
     """The streams of one host, those of loads apart from those of stores."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_max: int = WINDOW_PAGES_MAX) -> None:
+        """`window_max`: pages that one request may be for."""
+        self._window_max = window_max
         self._tables = {Access.READ: _Table(), Access.WRITE: _Table()}
         self._chunk = CHUNK_PAGES
 
@@ -184,11 +212,14 @@ class Streams:
         end = first + count
         stream, step = table.find(first, end)
         if stream is None:
-            stream = Stream(access, first, first, end, reach=count, chunk=self._chunk)
+            stream = Stream(
+                access, first, first, end, window_max=self._window_max, reach=count,
+                chunk=self._chunk,
+            )  # fmt: skip
             stride = table.stride(first) if count == 1 else 0
             if stride:
                 stream.step, stream.streak = stride, STREAM_STREAK
-                stream.window = GROWTH**STREAM_STREAK
+                stream.window = min(GROWTH**STREAM_STREAK, self._window_max)
             elif access == Access.WRITE:
                 self._chunk = max(self._chunk // 2, 1)
         else:

@@ -85,6 +85,9 @@ About a round trip for a page to write: a thread that uses it again and again
 then works half of the time that it contends for the page. Less for one to
 read: a thread that polls it keeps the writer from what it polls for.
 """
+AT_ONCE_BYTES: Final = 1 << 18
+"""Page data that is sent before anything else is handled: the next window is read while
+this one is on its way."""
 FOREVER: Final = float("inf")
 BEAT_S: Final = 0.5
 CHECK_STEPS_MAX: Final = 8
@@ -276,6 +279,8 @@ class Supervisor:
                     if link is not None:
                         link.send(COHERENCE, wire.encode(effect.message))
                         self._flush_wanted.add(effect.host)
+                        if link.bytes_queued > AT_ONCE_BYTES:
+                            link.flush()
                 elif kind is Protect:
                     self.pager.protect(effect.runs)
                     pending.append(Protected(effect.token))
@@ -752,7 +757,7 @@ class Supervisor:
         high = self.space.find(end - 1)
         low = high if high is not None and high.start <= start else self.space.find(start)
         return (
-            0 if high is None else min(high.end - end >> PAGE_SHIFT, WINDOW_PAGES_MAX),
+            0 if high is None else min(high.end - end >> PAGE_SHIFT, 2 * WINDOW_PAGES_MAX),
             0 if low is None else min(start - low.start >> PAGE_SHIFT, WINDOW_PAGES_MAX),
         )
 
