@@ -39,8 +39,10 @@ STREAMS_MAX: Final = 128
 STRIDE_MAX: Final = 256
 """Pages: a matrix with rows of 1 MiB."""
 
-READ_AHEAD_STREAK: Final = 3
-"""Faults after which a stream at its widest is asked for a window further than needed."""
+READ_AHEAD_STREAK: Final = 5
+"""Faults after which a stream of loads at its widest is asked for a window further than
+needed: then it has used one, and goes on. Where it ends, that window is wasted, and
+what is taken from another that writes there is missed; so no store does it."""
 
 RECENT: Final = 8
 """Among so many faults that continue nothing three in a row of one stride are sought."""
@@ -171,10 +173,11 @@ class Stream:
         count = min(self.window, limit - self.asked)
         if self.step != 1 or self.streak < READ_AHEAD_STREAK or self.window < self.window_max:
             return None
-        if count < 2 or own.get(self.asked) >= self.access:
+        if self.access != Access.READ or self.writes:
             return None
-        access = Access.WRITE if self.writes else self.access
-        run = run_of(self.asked, count, access)
+        if count < 2 or own.get(self.asked) != Access.NONE:
+            return None
+        run = run_of(self.asked, count, Access.READ)
         self.asked += count
         return run
 

@@ -15,11 +15,16 @@ from typing import Final
 
 from supervisor.coherence.messages import Access
 
-SOON_S: Final = 1e-3
+SOON_S: Final = 6e-4
 """From the fault of the load to that of the store; the first one's handling is in it."""
 
 PAIRS: Final = 2
 """Loads with a store soon after, in a row, after which a page counts as migratory."""
+
+MISTAKE_FACTOR: Final = 4
+PAIRS_MAX: Final = 1 << 12
+"""So many times more it takes after each time that the right to write was asked for and
+lost before the store: others read the page all the time."""
 
 TRUSTED: Final = 4
 """Times that it is asked for to write before a load is left alone again, to see."""
@@ -32,7 +37,10 @@ class _Habit:
     read_s: float = 0.0
     """When it was asked for to read; 0 where a store has followed."""
     pairs: int = 0
+    needed: int = PAIRS
     trusted: int = 0
+    early: bool = False
+    """The last load asked for the right to write."""
 
 
 class Migratory:
@@ -51,14 +59,18 @@ class Migratory:
                 self._habits[page] = _Habit(read_s=now_s)
             return access
         if access == Access.WRITE:
-            if habit.read_s:
+            if habit.early:
+                habit.pairs, habit.early = 0, False
+                habit.needed = min(habit.needed * MISTAKE_FACTOR, PAIRS_MAX)
+            elif habit.read_s:
                 soon = now_s - habit.read_s < SOON_S
                 habit.pairs, habit.trusted = habit.pairs + 1 if soon else 0, TRUSTED
-                habit.read_s = 0.0
+            habit.read_s = 0.0
             return access
         if habit.read_s:
             habit.pairs = 0  # it was read alone
-        if habit.pairs >= PAIRS and habit.trusted:
+        habit.early = habit.pairs >= habit.needed and habit.trusted > 0
+        if habit.early:
             habit.trusted -= 1
             return Access.WRITE
         habit.read_s = now_s

@@ -26,6 +26,15 @@ def test_a_page_that_is_written_much_later_is_not() -> None:
         assert pages.asks(7, Access.WRITE, now + 2 * SOON_S) == Access.WRITE
 
 
+def test_a_page_that_others_read_meanwhile_is_trusted_ever_less() -> None:
+    pages, now, early = Migratory(), 100.0, 0
+    for _ in range(200):
+        now += 1
+        early += pages.asks(7, Access.READ, now) == Access.WRITE
+        assert pages.asks(7, Access.WRITE, now + SOON_S / 2) == Access.WRITE
+    assert 1 <= early <= 4
+
+
 def test_a_page_that_is_only_read_any_more_is_left_alone() -> None:
     pages, now = Migratory(), 100.0
     for _ in range(PAIRS):
