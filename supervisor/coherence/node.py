@@ -129,7 +129,7 @@ class Node:
         self._local: dict[int, Demand] = {}  # wait for a page that is frozen or updated here
         self._fencing: dict[int, int] = {}  # requester -> its fence, while stores are flushed
         self._fence_last = 0
-        self._streams = Streams()
+        self.streams = Streams()
         self._fetch_last = 0
         self._token_last = 0
         self._completions: dict[int, list[Callable[[], None]]] = {}
@@ -218,7 +218,7 @@ class Node:
                 if early:
                     self._read_ahead(fetching.stream, demand)
                 return
-        stream = self._streams.follow(demand.needs)
+        stream = self.streams.follow(demand.needs)
         needs, ahead = stream.asks(demand.needs, demand.above, demand.below, self.pages.access)
         if demand.locked:
             needs, ahead = demand.needs, ()
@@ -403,7 +403,7 @@ class Node:
     def granted(self, fetch: int) -> None:
         """All needs of a request are here: its requesters go on."""
         fetching = self.fetching.pop(fetch)
-        self._streams.granted(fetching.stream, fetching.ahead, self.pages.access)
+        self.streams.granted(fetching.stream, fetching.ahead, self.pages.access)
         for requester, demand in fetching.waiters.items():
             if self._admit(requester, demand):
                 continue

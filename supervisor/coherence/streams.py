@@ -63,6 +63,7 @@ class Stream:
     window: int = 1
     """Pages asked for with the last need, it included."""
     window_max: int = WINDOW_PAGES_MAX
+    ahead_streak: int = READ_AHEAD_STREAK
     asked: int = 0
     """Where it goes up page by page: the page behind the last that was asked for."""
     had: int = 0
@@ -171,7 +172,7 @@ class Stream:
         up soon; `above` is what room there is above these needs."""
         limit = needs[-1].first + needs[-1].count + above
         count = min(self.window, limit - self.asked)
-        if self.step != 1 or self.streak < READ_AHEAD_STREAK or self.window < self.window_max:
+        if self.step != 1 or self.streak < self.ahead_streak or self.window < self.window_max:
             return None
         if self.access != Access.READ or self.writes:
             return None
@@ -202,9 +203,13 @@ class Stream:
 class Streams:
     """The streams of one host, those of loads apart from those of stores."""
 
-    def __init__(self, window_max: int = WINDOW_PAGES_MAX) -> None:
-        """`window_max`: pages that one request may be for."""
+    def __init__(
+        self, window_max: int = WINDOW_PAGES_MAX, ahead_streak: int = READ_AHEAD_STREAK
+    ) -> None:
+        """`window_max`: pages that one request may be for; `ahead_streak`: faults of a
+        stream after which it asks for windows that are not needed yet."""
         self._window_max = window_max
+        self._ahead_streak = ahead_streak
         self._tables = {Access.READ: _Table(), Access.WRITE: _Table()}
         self._chunk = CHUNK_PAGES
 
@@ -216,8 +221,8 @@ class Streams:
         stream, step = table.find(first, end)
         if stream is None:
             stream = Stream(
-                access, first, first, end, window_max=self._window_max, reach=count,
-                chunk=self._chunk,
+                access, first, first, end, window_max=self._window_max,
+                ahead_streak=self._ahead_streak, reach=count, chunk=self._chunk,
             )  # fmt: skip
             stride = table.stride(first) if count == 1 else 0
             if stride:

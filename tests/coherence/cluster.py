@@ -56,6 +56,7 @@ from supervisor.coherence.messages import (
 from supervisor.coherence.node import Node
 from supervisor.coherence.pages import run_of
 from supervisor.coherence.policy import SingleWriter
+from supervisor.coherence.streams import Streams
 from supervisor.units import HOME, PAGE_SIZE, HostId, PageNumber
 from tests.coherence.programs import (
     Op,
@@ -220,6 +221,8 @@ class Cluster:
         for host in range(hosts):
             memory = SimMemory()
             node = make_node(HostId(host), hosts, memory, policy, paths)
+            # Small windows, so that few pages are enough for streams to come to theirs.
+            node.streams = Streams(rng.choice((2, 4, 256)), rng.choice((1, 5)))
             default = Access.WRITE if host == HOME else Access.NONE
             self.hosts.append(SimHost(node, memory, default))
             memory.meanwhile = partial(self.meanwhile, self.hosts[-1])

@@ -168,3 +168,17 @@ def test_only_the_last_of_several_needs_is_followed() -> None:
         stream = streams.follow(needs)
         got, ahead = stream.asks(needs, ROOM, ROOM, own)
         assert got == needs and ahead[0].first == first + 1
+
+
+def test_a_long_stream_of_loads_asks_for_a_window_more() -> None:
+    host = Host()
+    for page in range(100, 100 + 1 + 4 + 16 + 64 + 256 + 1):
+        host.touch(page, Access.READ)
+    stream = host.streams.follow((run_of(100 + 341 + 256, 1, Access.READ),))
+    assert stream.streak == 6
+    needs = (run_of(stream.low, 1, Access.READ),)
+    stream.asks(needs, ROOM, 0, host.own)
+    end = stream.low + WINDOW_PAGES_MAX
+    assert stream.asks_on(needs, ROOM, host.own) == run_of(end, WINDOW_PAGES_MAX, Access.READ)
+    assert stream.asks_on(needs, 2 * WINDOW_PAGES_MAX, host.own) is None  # no room is left
+    assert host.streams.follow((run_of(7, 1, Access.READ),)).asks_on(needs, ROOM, host.own) is None
