@@ -36,6 +36,9 @@ here and there, the pages beside them are somebody else's to write."""
 STREAMS_MAX: Final = 128
 """Of each access; the one that was followed longest ago is forgotten."""
 
+WIDE_MAX: Final = 16
+"""Among so many of them, those that got pages ahead last, a lost page is sought."""
+
 STRIDE_MAX: Final = 256
 """Pages: a matrix with rows of 1 MiB."""
 
@@ -301,6 +304,8 @@ class _Table:
         self._by_start[stream.start] = stream
         if stream.had:
             self._wide[stream.start] = stream
+            if len(self._wide) > WIDE_MAX:
+                del self._wide[next(iter(self._wide))]
         for page in stream.next_pages():
             self._by_next[page] = stream
 
