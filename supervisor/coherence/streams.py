@@ -146,8 +146,10 @@ class Stream:
         *others, last = needs
         if self.access == Access.READ and self.streak:
             # What was asked for to write tells nothing of what comes next: every other time.
+            # And where it begins, what lies before is no part of it.
             before = last.first - self.step if self.step > 0 else self.high - 1 - self.step
-            self.writes = not self.writes and own.get(before) == Access.WRITE
+            stored = own.get(before) == Access.WRITE and not self._begins
+            self.writes = stored and not self.writes
         access = Access.WRITE if self.writes else last.access
         needs = (*others, run_of(last.first, last.count, access))
         count = self.window - 1

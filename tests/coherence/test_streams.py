@@ -160,6 +160,16 @@ def test_loads_that_stores_follow_ask_for_pages_to_write() -> None:
     assert all(host.own.get(page) == Access.READ for page in range(100, 400))
 
 
+def test_what_lies_before_a_stream_that_begins_again_is_no_part_of_it() -> None:
+    host = Host()
+    host.own.set(99, 1, Access.WRITE)
+    for _ in range(4):
+        for page in range(100, 164):
+            host.touch(page, Access.READ)
+        assert all(host.own.get(page) == Access.READ for page in range(100, 164))
+        host.lose(100, 900)
+
+
 def test_only_the_last_of_several_needs_is_followed() -> None:
     streams, own = Streams(), PageMap(Access.NONE)
     needs = (Run(run_of(7, 1, Access.READ).first, 1, Access.READ), run_of(70, 1, Access.WRITE))
