@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from benches.measure import ROOT, Bench
@@ -47,4 +48,5 @@ def break_down(
                 name: counted[name] / operations for name in COUNTED if counted.get(name)
             },
         })  # fmt: skip
-    return {"command": [*options, *argv], "stdout": run.stdout.strip(), "hosts": rows}
+    command = [*options, Path(argv[0]).name, *argv[1:]]
+    return {"command": command, "stdout": run.stdout.strip(), "hosts": rows}

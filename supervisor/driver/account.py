@@ -38,9 +38,13 @@ class Account:
         self._asked_s = time.monotonic()
 
     def thrashes(self, process: int, task: int) -> bool:
-        """It has its page. True when it has been judged to thrash."""
+        """It has its page, if it was one that it waited for. True when it has been judged
+        to thrash."""
+        if not self._asked_s:
+            return False
         now = time.monotonic()
         self._waited_s += now - self._asked_s
+        self._asked_s = 0.0
         self._faults += 1
         if self._began_s and self._faults < FAULTS and self._waited_s < WAITED_S:
             return False

@@ -737,9 +737,9 @@ class Supervisor:
             # Perhaps the page was taken, its hold over, before the thread got to use it.
             thread.step_next = thread.step_next or key == thread.fault_key
         thread.fault_key = key
-        if self.links and len(runs) == 1 and runs[0].count == 1 and area.protection & WRITE:
+        if len(runs) == 1 and runs[0].count == 1:
             page, _, access = runs[0]
-            runs = (Run(page, 1, self.migratory.asks(page, access, time.monotonic())),)
+            runs = (Run(page, 1, self.wish(page, access, area)),)
         thread.waiting = True
         thread.account.asks()
         thread.wanted = max(run.access for run in runs)
@@ -749,6 +749,12 @@ class Supervisor:
         else:
             self.step(Fault(thread.requester, runs, *self.room(runs)))
         return True
+
+    def wish(self, page: PageNumber, access: Access, area: Area) -> Access:
+        """With which access to ask for a page of an area that `access` is needed of."""
+        if not self.links or not area.protection & WRITE:
+            return access
+        return self.migratory.asks(page, access, time.monotonic())
 
     def room(self, runs: tuple[Run, ...]) -> tuple[int, int]:
         """How many pages behind the last of these are of the same area as it, and before

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING, Final
 
 from supervisor.areas import WRITE, Area, Kind
@@ -59,10 +58,9 @@ def _begin(
     locked = False
     if not writes or supervisor.several_writers:
         writes, locked = _look_ahead(supervisor, thread, area, page, writes)
-    access = Access.WRITE if writes else Access.READ
-    if supervisor.links and area.protection & WRITE:
-        access = supervisor.migratory.asks(page, access, time.monotonic())
-    runs = (Run(PageNumber(page), 1, access),)
+    number = PageNumber(page)
+    access = supervisor.wish(number, Access.WRITE if writes else Access.READ, area)
+    runs = (Run(number, 1, access),)
     if supervisor.node.satisfied(runs, locked):
         pager.fill(page << PAGE_SHIFT)
         return
