@@ -173,9 +173,8 @@ class Adaptive(SingleWriter):
 
     def bounced(self, page: int, host: int, before: bytes, after: bytes, now_us: int) -> None:
         seen = self._bouncing.setdefault(page, _Bouncing())
+        # Nothing, where it wrote what was there: then it kept to its own bytes as well.
         changed = np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)
-        if not changed.any():
-            return
         others = (mask for writer, mask in seen.written.items() if writer != host)
         if any((mask & changed).any() for mask in others):
             seen.count, seen.written = 0, {}

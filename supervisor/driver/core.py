@@ -78,12 +78,12 @@ from supervisor.tracee.stops import Stop, StopKind, drain, wait_among
 from supervisor.tracee.userfault import create_in
 from supervisor.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, HostId, PageNumber
 
-HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 300e-6}
+HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 1e-3}
 """How long a granted page is kept from others if its thread has not been seen to progress.
 
-About a round trip for a page to write: a thread that uses it again and again
-then works half of the time that it contends for the page. Less for one to
-read: a thread that polls it keeps the writer from what it polls for.
+A few round trips for a page to write: a thread that uses it again and again then works
+for most of the time that it contends for the page. Less for one to read: a thread that
+polls it keeps the writer from what it polls for.
 """
 AT_ONCE_BYTES: Final = 1 << 18
 """Page data that is sent before anything else is handled: the next window is read while

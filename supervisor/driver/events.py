@@ -30,6 +30,13 @@ _SIGNALFD_READ: Final = _SIGNALFD_INFO_SIZE * 8
 SPIN_S: Final = 0.0005
 BRIEF_S: Final = 0.002
 YIELD_S: Final = 0.1
+COARSE_S: Final = 0.01
+"""Deadlines this near have a timer: epoll_wait(2) counts in whole milliseconds, and a page
+kept a millisecond too long is a host that waits as long."""
+_CLOCK_MONOTONIC: Final = 1
+_TFD_NONBLOCK: Final = os.O_NONBLOCK
+_TFD_CLOEXEC: Final = os.O_CLOEXEC
+_TFD_TIMER_ABSTIME: Final = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,6 +57,29 @@ def _signal_descriptor() -> int:
     return descriptor
 
 
+class _Timer:
+    """A descriptor that becomes readable at a time of CLOCK_MONOTONIC (timerfd_create(2))."""
+
+    def __init__(self) -> None:
+        self.descriptor = int(_libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC))
+        if self.descriptor < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._set_for = 0.0
+        self._value = (ctypes.c_long * 4)()  # interval and first expiration: seconds, ns
+
+    def set(self, deadline: float) -> None:
+        """To time.monotonic()'s `deadline`; setting it makes it unreadable until then."""
+        if deadline == self._set_for:
+            return
+        self._set_for = deadline
+        seconds = int(deadline)
+        self._value[2], self._value[3] = seconds, int((deadline - seconds) * 1e9)
+        _libc.timerfd_settime(self.descriptor, _TFD_TIMER_ABSTIME, self._value, None)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
 class Events:
     """Descriptors, deadlines and signals, and the wait for any of them."""
 
@@ -62,6 +92,9 @@ class Events:
         self.on_children: Callable[[], None] = lambda: None
         self.on_user_signal: Callable[[int, bool], None] = lambda number, from_kernel: None
         self.watch(self._signals, select.EPOLLIN, self._read_signals)
+        self._timer = _Timer()
+        # Edge-triggered: it wakes, and nobody has to read it.
+        self.watch(self._timer.descriptor, select.EPOLLIN | select.EPOLLET, lambda _: None)
         self.background = 0
         """Tasks of the event loop's that are under way beside the supervisor's."""
         self._yield_due = 0.0
@@ -122,6 +155,8 @@ class Events:
         """
         now = time.monotonic()
         timeout = self._deadlines[0][0] - now if self._deadlines else 3600.0
+        if 0 < timeout < COARSE_S:
+            self._timer.set(self._deadlines[0][0])
         if not self.background and now < self._yield_due:
             if spin:
                 end = now + min(timeout, SPIN_S)
@@ -145,4 +180,5 @@ class Events:
 
     def close(self) -> None:
         self._epoll.close()
+        self._timer.close()
         os.close(self._signals)

@@ -44,6 +44,17 @@ def test_a_page_with_a_lock_in_it_stays_single_writer() -> None:
     assert all(host.node.counters["diffs_sent"] == 0 for host in cluster.hosts)
 
 
+def test_stores_of_what_is_there_are_false_sharing_too() -> None:
+    """Results worked out again and again: each host stores, and no byte ever changes."""
+    policy, page = Adaptive(), bytes(range(256)) * (PAGE_SIZE // 256)
+    moves = 0
+    while not policy.make_multiple(7):
+        moves += 1
+        if policy.moves(7, moves):
+            policy.bounced(7, moves % 2, page, page, moves)
+        assert moves < 2 * BOUNCES
+
+
 def test_new_memory_is_judged_anew() -> None:
     """Where a page was full of locks, another mapping may come, which is falsely shared."""
     policy = Adaptive()
