@@ -119,7 +119,7 @@ async def _run_home(
     home.pager_choice = job.pager
     home.may_spin = _own_processors(job, membership)
     if job.virtual:
-        home.silence_s_max = VIRTUAL_SILENCE_S_MAX
+        home.links.silence_s_max = VIRTUAL_SILENCE_S_MAX
     try:
         async with trio.open_nursery() as nursery:
             home.background = _background(nursery, home)
@@ -160,7 +160,7 @@ async def _run_lender(
     lender.pager_choice = job.pager
     lender.may_spin = _own_processors(job, membership)
     if job.virtual:
-        lender.silence_s_max = VIRTUAL_SILENCE_S_MAX
+        lender.links.silence_s_max = VIRTUAL_SILENCE_S_MAX
     try:
         try:
             lender.start(plan.cpus)

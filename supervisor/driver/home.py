@@ -62,6 +62,7 @@ from supervisor.driver.operations import (
     Proceed,
     Steps,
     Wait,
+    flush_first,
 )
 from supervisor.driver.placement import Placement
 from supervisor.driver.processor_time import ProcessorTime
@@ -134,10 +135,11 @@ class Home(Supervisor):
         super().__init__(HOME, hosts, links, names, policy, verbose, paths)
         self.scratch = Scratch(X86_64)
         self.code = CodeMap(self._on_code)
+        self.traps = self.code.traps
         self.machine = Machine(cpus)
         self.placement = Placement(cpus)
         self.file_mappings = FileMappings()
-        self.space_turns = Turns(self.wake)
+        self.space_turns = Turns(self.operations.wake)
         """Changes of the address space: one chooses a place and has it mapped before the next."""
         self.by_tid: dict[int, Thread] = {}
         self.forks = Forks(self)
@@ -191,7 +193,9 @@ class Home(Supervisor):
         Its files are rewritten first, which can take longer than a host may be silent.
         """
         paths = {mapping.path for mapping in read_maps(self.pid) if mapping.path.startswith("/")}
-        self.begin("take over", None, self.prepared(paths), lambda _: self._take_over_prepared())
+        self.operations.begin(
+            "take over", None, self.prepared(paths), lambda _: self._take_over_prepared()
+        )
 
     @staticmethod
     def prepared(paths: Iterable[str]) -> Steps:
@@ -243,6 +247,7 @@ class Home(Supervisor):
         self.synced.clear()  # the new image's areas go out with its first thread elsewhere
         self.decoder.forget()
         self.code = CodeMap(self._on_code)
+        self.traps = self.code.traps
         self.actions.executed()
         self.processor_time.executed()
         spawn.finish_exec(self.pid)
@@ -273,15 +278,17 @@ class Home(Supervisor):
             return
         elif (self.hosts == 1 and row.choose is None) or is_plain(row):
             if self.node.armed and not row.quiet:
-                self.begin(row.name, thread, self._flush_first(), lambda _: self.resume(thread))
+                self.operations.begin(
+                    row.name, thread, flush_first(), lambda _: self.resume(thread)
+                )
             else:
                 self.resume(thread)  # the kernel may do it on guest memory itself
             return
         else:
             steps = self.run_marshalled(thread, row, thread.arch.arguments_of(registers))
         if self.node.armed and not row.quiet:
-            steps = self._flush_first(steps)
-        self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
+            steps = flush_first(steps)
+        self.operations.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
 
     def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         """A call that stands for another."""
@@ -385,20 +392,10 @@ class Home(Supervisor):
             thread.entered = True
             thread.at_gadget = False
             thread.cont_to_syscall()
-        elif kind is Wait:
-            self._waiting[want.key] = operation
         elif kind is Background:
-            self.background(want.work, lambda value: self.advance(operation, value))
+            self.background(want.work, lambda value: self.operations.advance(operation, value))
         else:
             raise AssertionError(f"an operation yielded {want!r}")
-
-    def wake(self, key: Any, value: Any) -> bool:
-        """Answer a `Wait`; False when nobody waits for the key."""
-        operation = self._waiting.pop(key, None)
-        if operation is None:
-            return False
-        self.advance(operation, value)
-        return True
 
     def _start_native(self, operation: Operation, want: Native) -> None:
         thread = operation.thread
@@ -425,7 +422,7 @@ class Home(Supervisor):
     def _native_done(self, thread: Thread, rax: int) -> None:
         operation, thread.native = thread.native, None
         assert operation is not None
-        self.advance(operation, thread.arch.result_of(rax))
+        self.operations.advance(operation, thread.arch.result_of(rax))
 
     def on_call_exit(self, thread: Thread) -> None:
         if thread.native is None:
@@ -464,17 +461,17 @@ class Home(Supervisor):
             return
         if stop.kind in (StopKind.EXITED, StopKind.KILLED):
             self.newborn.discard(stop.pid)
-            if self.wake(("prepared", stop.pid), None):
+            if self.operations.wake(("prepared", stop.pid), None):
                 return
             host = self.on_child_exit(stop.pid)
             if host is not None:
                 how = exit_status.describe(stop)
-                self.hear_out(host)
-                self.drop_link(host)
+                self.links.hear_out(host)
+                self.links.drop(host)
                 self._lost(DsmsupError(f"host {host} is lost: its supervisor process {how}"))
             return
         self.newborn.add(stop.pid)
-        self.wake(("born", stop.pid), None)
+        self.operations.wake(("born", stop.pid), None)
 
     def on_event(self, thread: Thread, event: int) -> None:
         if event == bystanders.PTRACE_EVENT_EXEC:
@@ -502,8 +499,8 @@ class Home(Supervisor):
                 thread.cont()  # its task may not be left with it: the stop is near
                 return
             ptrace.get_registers(thread.task, thread.registers)
-            if self.node.armed and self.catch(thread):
-                self.trap_caught()  # it departs at its next stop
+            if self.node.armed and self.checks.catch(thread):
+                self.checks.trap_caught()  # it departs at its next stop
             else:
                 self.depart(thread)
         elif thread.native is not None and thread.away == HOME and not thread.at_gadget:
@@ -513,12 +510,6 @@ class Home(Supervisor):
 
     def on_own_signal(self, thread: Thread, number: int) -> None:
         signals.arrived(self, thread, number)
-
-    def find_trap(self, address: int) -> tuple[int, bool] | None:
-        return self.code.traps.find(address)
-
-    def past_check(self, address: int) -> int | None:
-        return self.code.traps.past_check(address)
 
     def _on_code(self, found: CodeObject) -> None:
         for host in self.synced:
@@ -531,7 +522,7 @@ class Home(Supervisor):
             self.untrapped = why
             self.node.policy = OneWriterAtATime(self.node.policy)
             if not self.node.policy.locks_bus:
-                self.begin("one writer", None, self._make_single(), lambda _: None)
+                self.operations.begin("one writer", None, self._make_single(), lambda _: None)
 
     def _make_single(self) -> Steps:
         """Every page that has several writers now."""
@@ -607,7 +598,7 @@ class Home(Supervisor):
             if row is None or not _may_be_forwarded(row):
                 raise PeerError(f"host {host} forwarded system call {message.number}")
             self.counters["syscalls_forwarded"] += 1
-            self.begin(
+            self.operations.begin(
                 row.name, thread, self.run_call(thread, row, message.call),
                 lambda result: self.answer(thread, result),
             )  # fmt: skip
@@ -622,7 +613,7 @@ class Home(Supervisor):
             if handler is None:
                 raise handlers.unsupported_call(row)
             self.counters["syscalls_forwarded"] += 1
-            self.begin(
+            self.operations.begin(
                 row.name, thread, self._visible(handler(self, thread, message.arguments, message)),
                 lambda value: self.answer(thread, value),
             )  # fmt: skip
@@ -633,7 +624,7 @@ class Home(Supervisor):
         elif isinstance(message, TimesTold):
             self.processor_time.told(host, message.number, message.used)
         elif isinstance(message, Fenced):
-            self.wake(("fence", message.number), None)
+            self.operations.wake(("fence", message.number), None)
         elif isinstance(message, ClockProbe):
             answer = ClockAnswer(
                 message.asked_ns, time.monotonic_ns(), time.time_ns(), clocks.clock_id()
@@ -654,7 +645,8 @@ class Home(Supervisor):
     def _visible(self, steps: Steps) -> Steps:
         """A call of a thread elsewhere: what is written for it here, it sees when it goes on."""
         value = yield from steps
-        if self.advancing is not None and self.advancing.wrote:
+        advancing = self.operations.advancing
+        if advancing is not None and advancing.wrote:
             yield Flush()
         return value
 
@@ -688,7 +680,7 @@ class Home(Supervisor):
         if host not in self.synced:
             self.synced.add(host)
             self.send(host, AreasChanged([], list(self.space), []))
-            for found in self.code.traps.objects:
+            for found in self.traps.objects:
                 self.send(host, CodeLoaded(*found))
         if not self._looks_for_signals:
             self._looks_for_signals = True
@@ -718,7 +710,8 @@ class Home(Supervisor):
         thread.spent = thread.spent.plus(message.used)
         thread.entered = False
         self.set_context(thread, message.registers)
-        self.begin("return", thread, self._settle_at_home(thread, message.xstate), lambda _: None)
+        steps = self._settle_at_home(thread, message.xstate)
+        self.operations.begin("return", thread, steps, lambda _: None)
 
     def _settle_at_home(self, thread: Thread, xstate: bytes) -> Steps:
         if thread.pending_signals and not thread.at_signal:
@@ -736,8 +729,8 @@ class Home(Supervisor):
             ptrace.set_xstate(thread.task, xstate)
             if thread.pending_signals:
                 self.deliver_pending(thread)
-            elif self.node.armed and self.catch(thread):
-                self.trap_caught()  # it read the other host's armed byte
+            elif self.node.armed and self.checks.catch(thread):
+                self.checks.trap_caught()  # it read the other host's armed byte
             elif thread.destination is not None:
                 self.depart(thread)
             else:
@@ -847,12 +840,12 @@ class Home(Supervisor):
             self.exit_status = status
         reason = "" if self.trouble is None else str(self.trouble)
         if not self.finished:
-            for host in self.links:
+            for host in self.links.by_host:
                 self.send(host, Shutdown(self.exit_status, reason))
         self.finished = True
 
     def peer_lost(self, host: HostId, why: str) -> None:
-        self.drop_link(host)
+        self.links.drop(host)
         if host in self.child_hosts:
             self.events.at(
                 time.monotonic() + SUPERVISOR_END_S, lambda: self._lost(DsmsupError(why))
@@ -912,7 +905,7 @@ class Home(Supervisor):
 
     async def wait_for_statistics(self) -> None:
         """Until every host that is left has sent its counters (the caller bounds it)."""
-        while not all(host in self.host_statistics for host in self.links):
+        while not all(host in self.host_statistics for host in self.links.by_host):
             try:
                 self.settle()
                 await self.events.wait(False)

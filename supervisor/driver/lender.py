@@ -23,9 +23,9 @@ from supervisor.areas import Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access
 from supervisor.driver import exit_status
-from supervisor.driver.code import CodeObject, TrapMap
+from supervisor.driver.code import CodeObject
 from supervisor.driver.core import Supervisor
-from supervisor.driver.home import RESTART_CODES, RETURNS, repeat
+from supervisor.driver.home import ERESTARTNOINTR, RESTART_CODES, RETURNS, repeat
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
@@ -50,7 +50,7 @@ from supervisor.driver.messages import (
     Trouble,
     UserSignal,
 )
-from supervisor.driver.operations import Operation, Reply, Steps
+from supervisor.driver.operations import Operation, Reply, Steps, flush_first
 from supervisor.driver.thread import Thread
 from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError, PeerLost
 from supervisor.syscalls import handlers
@@ -91,7 +91,6 @@ class Lender(Supervisor):
     ) -> None:
         super().__init__(host, hosts, links, names, policy, verbose, paths)
         self.by_tid: dict[int, Thread] = {}
-        self.traps = TrapMap()
         self.migrate = True
         """Threads that thrash here go home."""
         self.quitting = False
@@ -137,7 +136,7 @@ class Lender(Supervisor):
             if thread is None or operation is None:
                 raise PeerError(f"home answered a call that thread {message.tid} did not make")
             thread.native = None
-            self.advance(operation, message.result)
+            self.operations.advance(operation, message.result)
         elif isinstance(message, AreasChanged):
             self._areas_changed(message)
         elif isinstance(message, CodeLoaded):
@@ -147,11 +146,11 @@ class Lender(Supervisor):
         elif isinstance(message, StartThread):
             self._start_thread(message)
         elif isinstance(message, Pause):
-            self.paused = message.stopped
+            self.links.patient = message.stopped
             if message.stopped:
-                self.stand_still()
+                self.standstill.begin()
             else:
-                self.end_standstill()
+                self.standstill.end()
         elif isinstance(message, TimesAsked):
             self.send(HOME, TimesTold(message.number, self._times(message.tid)))
         elif isinstance(message, Fence):
@@ -171,7 +170,7 @@ class Lender(Supervisor):
             if message.reason:
                 self.trouble = DsmsupError(message.reason)
             self.send(HOME, Statistics(self.statistics()))
-            self.flush_links()
+            self.links.flush()
             self.finished = True
         else:
             raise PeerError("home sent a message that only other hosts send")
@@ -181,7 +180,7 @@ class Lender(Supervisor):
         if result < 0:
             raise DsmsupError(f"cannot make a thread: {OSError(-result).strerror or -result}")
         self.agent.take_born()
-        self.next_stop(result)
+        self.stops.next_of(result)
         ptrace.set_signal_mask(result, 0)
         registers = self.registers_of(message.registers)
         thread = self.add_thread(message.tid, result, of_selector(registers.cs))
@@ -191,8 +190,8 @@ class Lender(Supervisor):
         ptrace.set_thread_areas(result, message.tls)
         ptrace.set_registers(result, thread.registers)
         ptrace.set_xstate(result, message.xstate)
-        if self.node.armed and self.catch(thread):
-            self.trap_caught()  # it read home's armed byte
+        if self.node.armed and self.checks.catch(thread):
+            self.checks.trap_caught()  # it read home's armed byte
         else:
             thread.cont()
 
@@ -283,7 +282,7 @@ class Lender(Supervisor):
             return
         self.forget_fault(thread)
         if self.node.armed:
-            self.begin("leave", thread, self._flush_first(), lambda _: self._depart(thread))
+            self.operations.begin("leave", thread, flush_first(), lambda _: self._depart(thread))
         else:
             self._depart(thread)
 
@@ -334,12 +333,6 @@ class Lender(Supervisor):
     def _guest_killed(self, stop: Stop) -> None:
         if not self.quitting:
             self.fail(GuestDied(f"its guest process {exit_status.describe(stop)}"))
-
-    def find_trap(self, address: int) -> tuple[int, bool] | None:
-        return self.traps.find(address)
-
-    def past_check(self, address: int) -> int | None:
-        return self.traps.past_check(address)
 
     # Areas ----------------------------------------------------------------------------------
 
@@ -420,8 +413,9 @@ class Lender(Supervisor):
         else:
             steps = self._forward(thread, row, arguments)
         if self.node.armed and not quiet:
-            steps = self._flush_first(steps)
-        self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
+            steps = flush_first(steps)
+        steps = self._unless_joint(thread, steps)
+        self.operations.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
 
     def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         """A call that stands for another."""
@@ -469,16 +463,13 @@ class Lender(Supervisor):
             raise GoesHome
         return super().check(address, length, access)
 
-    def advance(self, operation: Operation, value: Any) -> None:
+    def _unless_joint(self, thread: Thread, steps: Steps) -> Steps:
+        """A call's steps, unless they want memory that only home has: it is repeated there."""
         try:
-            super().advance(operation, value)
+            return (yield from steps)
         except GoesHome:
-            thread = operation.thread
-            self.abandon(operation)
-            repeat(thread.registers, thread.arch.call_length)
-            with contextlib.suppress(ptrace.TraceeGone):
-                ptrace.set_registers(thread.task, thread.registers)
-                self._leave(thread)
+            thread.leaving = True
+            return ERESTARTNOINTR
 
     def _special(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         payload = b""
@@ -558,8 +549,8 @@ class Lender(Supervisor):
     def peer_lost(self, host: HostId, why: str) -> None:
         if host == HOME and not self.quitting:
             self.send(HOME, Trouble(why))  # it may hear, if it was only silent
-            self.flush_links()
-        self.drop_link(host)
+            self.links.flush()
+        self.links.drop(host)
         if host != HOME:
             # Home sees to it: the run ends, now, or is over there already.
             self.send(HOME, LinkLost(host, why))
@@ -577,7 +568,7 @@ class Lender(Supervisor):
         if self.finished:
             return
         self.send(HOME, Trouble(str(error)))
-        self.flush_links()
+        self.links.flush()
         self.trouble = DsmsupError(f"host {self.host} ({self.names[self.host]}): {error}")
         self.finished = True
 
@@ -587,7 +578,7 @@ class Lender(Supervisor):
         Closing a socket in which something is unread resets the connection, and what
         the other end has not received by then is gone.
         """
-        link = self.links.get(HOME)
+        link = self.links.by_host.get(HOME)
         if link is None:
             return
         deadline = time.monotonic() + LEAVE_S
