@@ -84,7 +84,7 @@ class Forks:
         record = yield from threads.tls_record(home, arch, flags, tls)
         if record is None:
             return -errno.EFAULT
-        context = ptrace.Registers.from_buffer_copy(home.context_of(thread, call))
+        context = ptrace.Registers.from_buffer_copy(home.calls.context_of(thread, call))
         context.rax = 0
         context.orig_rax = NO_CALL
         if stack:

@@ -25,7 +25,6 @@ from supervisor.coherence.messages import Access
 from supervisor.driver import exit_status
 from supervisor.driver.code import CodeObject
 from supervisor.driver.core import Supervisor
-from supervisor.driver.home import ERESTARTNOINTR, RESTART_CODES, RETURNS, repeat
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
@@ -51,6 +50,7 @@ from supervisor.driver.messages import (
     UserSignal,
 )
 from supervisor.driver.operations import Operation, Reply, Steps, flush_first
+from supervisor.driver.restarts import ERESTARTNOINTR, RESTART_CODES, RETURNS, repeat
 from supervisor.driver.thread import Thread
 from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError, PeerLost
 from supervisor.syscalls import handlers

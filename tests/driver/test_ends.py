@@ -127,5 +127,5 @@ def test_the_end_of_the_program_is_seen_where_undoing_its_wishes_fails(
     thread = Thread(PROCESS, PROCESS, 1, home.actions, X86_64)
     home.threads[PROCESS] = home.by_tid[PROCESS] = thread
     home.on_stop(Stop(PROCESS, StopKind.KILLED, 15))
-    assert home.exit_status == 143
+    assert home.endings.status == 143
     assert home.finished

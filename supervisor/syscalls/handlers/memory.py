@@ -11,13 +11,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import stat
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
-
-import msgspec
 
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
@@ -59,7 +56,6 @@ FORK_ADVICE: Final = frozenset((10, 11, 18, 19))
 """MADV_DONTFORK, _DOFORK, _WIPEONFORK, _KEEPONFORK."""
 
 COPY_PIECE: Final = 1 << 20
-STACK_GUARD_GAP: Final = 256 * PAGE_SIZE
 DEV_ZERO: Final = os.makedev(1, 5)
 
 Handler = Callable[["Home", "Thread", list[int], "SpecialCall | None"], Steps]
@@ -93,25 +89,25 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
         start = address
         if start & PAGE_MASK or start < 0x10000 or start + length > thread.arch.user_top:
             return -errno.EINVAL if start & PAGE_MASK else -errno.ENOMEM
-        if home.is_reserved(start, start + length):
+        if home.layout.is_reserved(start, start + length):
             return -errno.EPERM
         if flags & MAP_FIXED_NOREPLACE and home.space.overlapping(start, start + length):
             return -errno.EEXIST
     else:
-        found = home.free_range(length, round_up(address))
+        found = home.layout.free_range(length, round_up(address))
         if found is None:
             return -errno.ENOMEM
         start = found
-    if len(home.space) > home.areas_max:
+    if home.layout.is_full():
         if file >= 0:
             os.close(file)
         return -errno.ENOMEM
     if file < 0:
         name = ANONYMOUS if flags & MAP_TYPE != MAP_PRIVATE else ""
         area = Area(start, start + length, protection, Kind.GUEST, name)
-        _replace(home, area)
+        home.layout.replace(area)
         if flags & MAP_GROWSDOWN:
-            home.growing.add(area)
+            home.layout.growing.add(area)
         return start
     if flags & MAP_TYPE == MAP_PRIVATE and protection & WRITE:
         return (yield from _map_private_copy(home, thread, args, start, length, file))
@@ -129,48 +125,6 @@ def old_mmap(home: Home, thread: Thread, args: list[int], call: SpecialCall | No
 def mmap2(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     """The offset is in pages."""
     return mmap(home, thread, [*args[:5], args[5] * PAGE_SIZE], call)
-
-
-def _replace(home: Home, area: Area) -> None:
-    """Put an area in place of what was there, here and elsewhere.
-
-    One on guest memory is mapped here; the kernel has mapped the others already.
-    """
-    replaced = home.space.add(area)
-    home.forget_marks(area.start, area.end)
-    home.memory.set_backing(area.start, area.end, None)
-    home.pager.forget(area.start, area.end)
-    if area.kind is Kind.GUEST:
-        home.agent.check(
-            [home.agent.map_guest(area.start, area.end - area.start, area.protection)]
-        )
-    # Pages fetched ahead may lie beyond the area they were asked for in: other
-    # hosts can own pages of a range that was free.
-    if replaced or not home.owns(area.start, area.end):
-        home.discard(area.start, area.end)
-    if area.kind is Kind.GUEST and area.protection & EXEC:
-        home.refuse_traps("the program makes code at run time")
-    home.decoder.forget()
-    home.areas_changed([(area.start, area.end)] if replaced else [], [area], [])
-
-
-def grow(home: Home, address: int) -> bool:
-    """An access below a MAP_GROWSDOWN area: extend it (mm/mmap.c, expand_downwards)."""
-    start = address & ~PAGE_MASK
-    for area in list(home.growing):
-        if address < area.start:
-            limit, _ = resource.prlimit(home.pid, resource.RLIMIT_STACK)
-            if limit != resource.RLIM_INFINITY and area.end - start > limit:
-                return False
-            if home.space.overlapping(start - STACK_GUARD_GAP, area.start):
-                return False
-            now = home.space.find(area.start)
-            if now is None:
-                return False
-            _replace(home, Area(start, area.start, now.protection, Kind.GUEST, now.name))
-            home.growing.add(msgspec.structs.replace(area, start=start))
-            return True
-    return False
 
 
 def _path_of(home: Home, descriptor: int) -> str:
@@ -193,7 +147,7 @@ def _map_private_copy(
         if probe < 0:
             return probe
         home.agent.check([(inject.SYS_MUNMAP, probe, length)])
-        _replace(home, Area(start, start + length, protection & PROT_MASK, Kind.GUEST,
+        home.layout.replace(Area(start, start + length, protection & PROT_MASK, Kind.GUEST,
                             _path_of(home, descriptor)))
         at = 0
         while at < length:
@@ -216,7 +170,7 @@ def _map_file(
     kept = False
     try:
         path = _path_of(home, descriptor)
-        aliases = home.file_mappings.add(
+        aliases = home.layout.file_mappings.add(
             home.space, file, offset, start, start + length, path, shared
         )
         if aliases and home.hosts > 1:
@@ -230,7 +184,7 @@ def _map_file(
             return result
         kind = _kind_of_shared(home, file, path) if shared else Kind.NATIVE
         area = Area(start, start + length, protection & PROT_MASK, kind, path)
-        _replace(home, area)
+        home.layout.replace(area)
         if shared:
             home.memory.set_backing(start, start + length, FileBacking(file, start - offset))
             kept = True
@@ -263,30 +217,11 @@ def munmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
     start, length = args[0], round_up(args[1])
     if start & PAGE_MASK or not length or start + length > thread.arch.user_top:
         return -errno.EINVAL
-    if home.is_reserved(start, start + length):
+    if home.layout.is_reserved(start, start + length):
         return -errno.EINVAL
-    unmap(home, start, start + length)
+    home.layout.unmap(start, start + length)
     return 0
     yield
-
-
-def unmap(home: Home, start: int, end: int) -> None:
-    pieces = home.space.remove(start, end)
-    if pieces:
-        # As one range, however many pieces: what lies between them is free.
-        start, end = pieces[0].start, pieces[-1].end
-        home.agent.check([(inject.SYS_MUNMAP, start, end - start)])
-        _forget(home, start, end)
-
-
-def _forget(home: Home, start: int, end: int) -> None:
-    """The kernel at home has nothing in this range any more."""
-    home.pager.forget(start, end)
-    home.discard(start, end)
-    home.memory.set_backing(start, end, None)
-    home.forget_marks(start, end)
-    home.decoder.forget()
-    home.areas_changed([(start, end)], [], [])
 
 
 def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
@@ -297,16 +232,16 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
     end = start + length
     if length == 0:
         return 0
-    if home.is_reserved(start, end) or not home.space.covers(start, end):
+    if home.layout.is_reserved(start, end) or not home.space.covers(start, end):
         return -errno.ENOMEM
-    if len(home.space) > home.areas_max:
+    if home.layout.is_full():
         return -errno.ENOMEM
     pieces = home.space.pieces(start, end)
     # Files of code are mapped executable at once; what becomes so later was written before.
     if protection & EXEC and any(
         piece.kind is not Kind.NATIVE or not piece.protection & EXEC for piece in pieces
     ):
-        home.refuse_traps("the program makes code at run time")
+        home.untrapped.found("the program makes code at run time")
     for piece in pieces:
         if protection & WRITE and piece.kind is Kind.FILE:
             return -errno.EACCES
@@ -322,7 +257,7 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
     changed = home.space.protect(start, end, protection)
     home.pager.apply(piece for piece in changed if piece.kind is not Kind.NATIVE)
     home.decoder.forget()
-    home.areas_changed([], [], changed)
+    home.layout.tell([], [], changed)
     return 0
     yield
 
@@ -343,16 +278,16 @@ def _make_writable(home: Home, piece: Area) -> None:
 
 def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     wanted = args[0]
-    if wanted < home.break_start:
-        return home.break_end
-    old, new = round_up(home.break_end), round_up(wanted)
+    if wanted < home.layout.break_start:
+        return home.layout.break_end
+    old, new = round_up(home.layout.break_end), round_up(wanted)
     if new > old:
         if home.space.overlapping(old, new) or new > home.space.top:
-            return home.break_end
-        _replace(home, Area(old, new, READ | WRITE, Kind.GUEST, "[heap]"))
+            return home.layout.break_end
+        home.layout.replace(Area(old, new, READ | WRITE, Kind.GUEST, "[heap]"))
     elif new < old:
-        unmap(home, new, old)
-    home.break_end = wanted
+        home.layout.unmap(new, old)
+    home.layout.break_end = wanted
     return wanted
     yield
 
@@ -383,16 +318,16 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
     if not flags & MREMAP_FIXED:
         if new_length <= old_length:
             if new_length < old_length:
-                unmap(home, old + new_length, old + old_length)
+                home.layout.unmap(old + new_length, old + old_length)
             return old
         grown = (old + old_length, old + new_length)
         if area.kind is Kind.GUEST and area.end == grown[0] \
                 and not home.space.overlapping(*grown) and grown[1] <= home.space.top:
-            _replace(home, Area(*grown, area.protection, Kind.GUEST, area.name))
+            home.layout.replace(Area(*grown, area.protection, Kind.GUEST, area.name))
             return old
         if not flags & MREMAP_MAYMOVE:
             return -errno.ENOMEM
-        found = home.free_range(new_length)
+        found = home.layout.free_range(new_length)
         if found is None:
             return -errno.ENOMEM
         target = found
@@ -401,14 +336,14 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
     if area.kind is Kind.FILE:
         return -errno.EINVAL
     if flags & MREMAP_FIXED:
-        unmap(home, target, target + new_length)
-    _replace(home, Area(target, target + new_length, area.protection, Kind.GUEST, area.name))
+        home.layout.unmap(target, target + new_length)
+    home.layout.replace(Area(target, target + new_length, area.protection, Kind.GUEST, area.name))
     kept = min(old_length, new_length)
     for at in range(0, kept, COPY_PIECE):
         size = min(COPY_PIECE, kept - at)
         yield Acquire(((old + at, size, Access.READ), (target + at, size, Access.WRITE)))
         home.memory.copy(old + at, target + at, size)
-    unmap(home, old, old + old_length)
+    home.layout.unmap(old, old + old_length)
     return target
 
 
@@ -419,7 +354,7 @@ def _mremap_joint(home: Home, area: Area, args: list[int]) -> int:
     if not flags & MREMAP_FIXED:
         if 0 < new_length <= old_length:
             if new_length < old_length:
-                unmap(home, old + new_length, old + old_length)
+                home.layout.unmap(old + new_length, old + old_length)
             return old
         grown = (old + old_length, old + new_length)
         if old_length and area.end == grown[0] and not home.space.overlapping(*grown):
@@ -433,7 +368,7 @@ def _mremap_joint(home: Home, area: Area, args: list[int]) -> int:
             target = found
     elif target < old + old_length and old < target + new_length:
         return -errno.EINVAL
-    elif home.is_reserved(target, target + new_length):
+    elif home.layout.is_reserved(target, target + new_length):
         return -errno.EPERM
     how = 0 if target == old else MREMAP_MAYMOVE | MREMAP_FIXED
     result = home.agent.run([(SYS_MREMAP, old, old_length, new_length, how, target)])[0]
@@ -444,8 +379,8 @@ def _mremap_joint(home: Home, area: Area, args: list[int]) -> int:
         backing = backing.moved(target - old)
     if old_length and target != old:
         home.space.remove(old, old + old_length)
-        _forget(home, old, old + old_length)
-    _replace(home, Area(target, target + new_length, area.protection, Kind.JOINT, area.name))
+        home.layout.forget(old, old + old_length)
+    home.layout.replace(Area(target, target + new_length, area.protection, Kind.JOINT, area.name))
     home.memory.set_backing(target, target + new_length, backing)
     return target
 
@@ -453,15 +388,15 @@ def _mremap_joint(home: Home, area: Area, args: list[int]) -> int:
 def shmat(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     """The agent attaches: it shares the memory, and nothing else happens meanwhile."""
     identifier, address, flags = args[:3]
-    if address and home.is_reserved(address, address + 1):
+    if address and home.layout.is_reserved(address, address + 1):
         return -errno.EINVAL
     start = home.agent.run([(SYS_SHMAT, identifier & 0xFFFF_FFFF, address, flags)])[0]
     if start < 0:
         return start
     found = [mapping for mapping in read_maps(home.pid) if mapping.start == start]
     mapping = found[0]
-    _replace(
-        home, Area(start, mapping.end, mapping.protection, Kind.JOINT, mapping.path)
+    home.layout.replace(
+        Area(start, mapping.end, mapping.protection, Kind.JOINT, mapping.path)
     )
     home.memory.set_backing(start, mapping.end, home.native_backing)
     home.joint.attached[start] = mapping.end - start
@@ -478,7 +413,7 @@ def shmdt(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
     if result == 0:
         del home.joint.attached[start]
         home.space.remove(start, start + size)
-        _forget(home, start, start + size)
+        home.layout.forget(start, start + size)
     return result
     yield
 
@@ -504,7 +439,7 @@ def madvise(home: Home, thread: Thread, args: list[int], _call: SpecialCall | No
     if advice == MADV_DONTNEED:
         for piece in pieces:
             if piece.kind is Kind.GUEST and piece.name != ANONYMOUS:
-                home.discard(piece.start, piece.end)
+                home.layout.discard(piece.start, piece.end)
                 home.pager.apply([piece])
         return 0
     if advice == MADV_REMOVE:
@@ -516,7 +451,7 @@ def madvise(home: Home, thread: Thread, args: list[int], _call: SpecialCall | No
                 if result < 0:
                     return result
             elif piece.kind is Kind.GUEST and piece.name == ANONYMOUS:
-                home.discard(piece.start, piece.end)
+                home.layout.discard(piece.start, piece.end)
                 home.pager.apply([piece])
             else:
                 return -errno.EINVAL
@@ -579,7 +514,7 @@ def mincore(home: Home, thread: Thread, args: list[int], _call: SpecialCall | No
 
 def _in_turn(handler: Handler) -> Handler:
     def steps(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-        return home.space_turns.in_turn(handler(home, thread, args, call))
+        return home.layout.turns.in_turn(handler(home, thread, args, call))
 
     return steps
 
