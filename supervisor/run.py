@@ -119,7 +119,7 @@ async def _run_home(
     home.pager_choice = job.pager
     home.may_spin = _own_processors(job, membership)
     if job.virtual:
-        home.silence_s_max = VIRTUAL_SILENCE_S_MAX
+        home.links.silence_s_max = VIRTUAL_SILENCE_S_MAX
     try:
         async with trio.open_nursery() as nursery:
             home.background = _background(nursery, home)
@@ -136,17 +136,17 @@ async def _run_home(
                 await home.wait_for_statistics()
             nursery.cancel_scope.cancel()
     finally:
-        home.kill_program()
+        home.endings.kill_program()
         membership.close()  # the other hosts wait for it: children of this process among them
         _reap()
         home.events.close()
     if home.trouble is not None:
         say(str(home.trouble))
-    assert home.exit_status is not None
+    assert home.endings.status is not None
     if report is not None:
         with report:
             _write_statistics(report, job, home, cpus, time.monotonic() - started)
-    return home.exit_status
+    return home.endings.status
 
 
 async def _run_lender(
@@ -160,7 +160,7 @@ async def _run_lender(
     lender.pager_choice = job.pager
     lender.may_spin = _own_processors(job, membership)
     if job.virtual:
-        lender.silence_s_max = VIRTUAL_SILENCE_S_MAX
+        lender.links.silence_s_max = VIRTUAL_SILENCE_S_MAX
     try:
         try:
             lender.start(plan.cpus)
@@ -239,7 +239,7 @@ def _write_statistics(file: TextIO, job: Job, home: Home, cpus: list[int], wall_
     rows = {0: home.statistics(), **home.host_statistics}
     report = {
         "program": job.program,
-        "exit_status": home.exit_status,
+        "exit_status": home.endings.status,
         "wall_s": round(wall_s, 6),
         "policy": job.policy,
         "hosts": [

@@ -84,7 +84,7 @@ class Forks:
         record = yield from threads.tls_record(home, arch, flags, tls)
         if record is None:
             return -errno.EFAULT
-        context = ptrace.Registers.from_buffer_copy(home.context_of(thread, call))
+        context = ptrace.Registers.from_buffer_copy(home.calls.context_of(thread, call))
         context.rax = 0
         context.orig_rax = NO_CALL
         if stack:
@@ -143,9 +143,9 @@ class Forks:
             else:  # others want them as well: what is got is kept
                 held = [*held, *missing][-HELD_MAX:]
                 yield Hold(tuple(held))
-        still = home.still
+        still = home.standstill.on
         if not still:
-            home.stand_still()
+            home.standstill.begin()
         try:
             for area in home.space:
                 if area.kind is not Kind.GUEST:
@@ -156,7 +156,7 @@ class Forks:
                         os.pwrite(copy, data, at)
         finally:
             if not still:
-                home.end_standstill()
+                home.standstill.end()
         if held:
             yield Unhold()
 
@@ -234,7 +234,8 @@ class Forks:
     def born(self, parent: Thread, child: int) -> None:
         """A task has been made; see to it here if it shares memory but is no thread."""
         if parent.task in self._contexts:
-            self.home.begin("vfork", None, self._begin_vforked(parent, child), lambda _: None)
+            steps = self._begin_vforked(parent, child)
+            self.home.operations.begin("vfork", None, steps, lambda _: None)
 
     def _begin_vforked(self, parent: Thread, child: int) -> Steps:
         home = self.home

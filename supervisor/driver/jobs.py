@@ -50,9 +50,9 @@ class Jobs:
             self._tell()
 
     def _tell(self) -> None:
-        for host in self.home.links:
+        for host in self.home.links.by_host:
             self.home.send(host, Pause(self._stopped))
-        self.home.flush_links()
+        self.home.links.flush()
 
     def _stop(self) -> None:
         if self._stopped and time.monotonic() - self._asked_at < TOGETHER_S:

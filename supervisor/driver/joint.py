@@ -64,8 +64,8 @@ class Joint:
         joint = [msgspec.structs.replace(area, kind=Kind.JOINT) for area in areas]
         for area in joint:
             home.space.add(area)
-        home.areas_changed([], [], joint)
-        for host in sorted(home.synced):
+        home.layout.tell([], [], joint)
+        for host in sorted(home.away.synced):
             number = next(self._fences)
             home.send(host, Fence(number))
             yield Wait(("fence", number))

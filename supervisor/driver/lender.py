@@ -18,21 +18,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from supervisor.arch import of_selector
-from supervisor.arch.base import NO_CALL
 from supervisor.areas import Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access
 from supervisor.driver import exit_status
-from supervisor.driver.code import CodeObject, TrapMap
+from supervisor.driver.code import CodeObject
 from supervisor.driver.core import Supervisor
-from supervisor.driver.home import RESTART_CODES, RETURNS, repeat
+from supervisor.driver.forwarding import Forwarding, GoesHome
 from supervisor.driver.messages import (
     AnyControl,
     AreasChanged,
     BringHome,
     CallDone,
     ClockAnswer,
-    ClockProbe,
     CodeLoaded,
     Departed,
     Fence,
@@ -40,24 +38,18 @@ from supervisor.driver.messages import (
     LinkLost,
     Pause,
     Shutdown,
-    SpecialCall,
     StartThread,
     Statistics,
-    SystemCall,
     ThreadEnded,
     TimesAsked,
     TimesTold,
     Trouble,
     UserSignal,
 )
-from supervisor.driver.operations import Operation, Reply, Steps
+from supervisor.driver.operations import Operation, Reply, flush_first
+from supervisor.driver.probes import Probes
 from supervisor.driver.thread import Thread
 from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError, PeerLost
-from supervisor.syscalls import handlers
-from supervisor.syscalls.call import Acquire
-from supervisor.syscalls.handlers import clocks, futex
-from supervisor.syscalls.marshal import gather, goes_on, scatter
-from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES
 from supervisor.tracee import clock, control, inject, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind
@@ -65,15 +57,8 @@ from supervisor.tracee.usage import Times
 from supervisor.tracee.vessel import launch_vessel
 from supervisor.units import HOME, HostId
 
-ARCH_SET_GS: Final = 0x1001
-ARCH_SET_FS: Final = 0x1002
-CLOCK_PROBES: Final = 8
 LEAVE_S: Final = 2.0
 """How long home has to receive this host's last words."""
-
-
-class GoesHome(Exception):
-    """A thread's system call needs memory that only home has: the thread repeats it there."""
 
 
 class Lender(Supervisor):
@@ -91,17 +76,16 @@ class Lender(Supervisor):
     ) -> None:
         super().__init__(host, hosts, links, names, policy, verbose, paths)
         self.by_tid: dict[int, Thread] = {}
-        self.traps = TrapMap()
         self.migrate = True
         """Threads that thrash here go home."""
         self.quitting = False
         self.exit_status = EXIT_FAILURE
         self.pid = 0
         self.events.on_user_signal = self._on_user_signal
-        self._probes_left = CLOCK_PROBES
+        self.forwarding = Forwarding(self)
+        self.probes = Probes(self)
         self._early: deque[AnyControl] = deque()
         """What home said before this host's clocks were known."""
-        self._best_round_trip_ns = 1 << 62
         self._spent = Times()
         """Processor time of workers that are no more."""
 
@@ -116,7 +100,7 @@ class Lender(Supervisor):
             self.start_pager(pidfd, lambda *call: agent.run([call])[0])
         finally:
             os.close(pidfd)
-        self.send(HOME, ClockProbe(time.monotonic_ns()))
+        self.probes.ask()
 
     # Threads ------------------------------------------------------------------------------
 
@@ -124,8 +108,10 @@ class Lender(Supervisor):
         if host != HOME:
             raise PeerError(f"host {host} sent a message that only home sends")
         if isinstance(message, ClockAnswer):
-            self._clock_answer(message)
-        elif self._probes_left and not isinstance(message, Shutdown):
+            self.probes.answered(message)
+            while self._early and not self.probes.left:
+                self._obey(self._early.popleft())
+        elif self.probes.left and not isinstance(message, Shutdown):
             self._early.append(message)  # no thread starts whose clock would go back
         else:
             self._obey(message)
@@ -137,7 +123,7 @@ class Lender(Supervisor):
             if thread is None or operation is None:
                 raise PeerError(f"home answered a call that thread {message.tid} did not make")
             thread.native = None
-            self.advance(operation, message.result)
+            self.operations.advance(operation, message.result)
         elif isinstance(message, AreasChanged):
             self._areas_changed(message)
         elif isinstance(message, CodeLoaded):
@@ -147,11 +133,11 @@ class Lender(Supervisor):
         elif isinstance(message, StartThread):
             self._start_thread(message)
         elif isinstance(message, Pause):
-            self.paused = message.stopped
+            self.links.patient = message.stopped
             if message.stopped:
-                self.stand_still()
+                self.standstill.begin()
             else:
-                self.end_standstill()
+                self.standstill.end()
         elif isinstance(message, TimesAsked):
             self.send(HOME, TimesTold(message.number, self._times(message.tid)))
         elif isinstance(message, Fence):
@@ -171,7 +157,7 @@ class Lender(Supervisor):
             if message.reason:
                 self.trouble = DsmsupError(message.reason)
             self.send(HOME, Statistics(self.statistics()))
-            self.flush_links()
+            self.links.flush()
             self.finished = True
         else:
             raise PeerError("home sent a message that only other hosts send")
@@ -181,7 +167,7 @@ class Lender(Supervisor):
         if result < 0:
             raise DsmsupError(f"cannot make a thread: {OSError(-result).strerror or -result}")
         self.agent.take_born()
-        self.next_stop(result)
+        self.stops.next_of(result)
         ptrace.set_signal_mask(result, 0)
         registers = self.registers_of(message.registers)
         thread = self.add_thread(message.tid, result, of_selector(registers.cs))
@@ -191,12 +177,12 @@ class Lender(Supervisor):
         ptrace.set_thread_areas(result, message.tls)
         ptrace.set_registers(result, thread.registers)
         ptrace.set_xstate(result, message.xstate)
-        if self.node.armed and self.catch(thread):
-            self.trap_caught()  # it read home's armed byte
+        if self.node.armed and self.checks.catch(thread):
+            self.checks.trap_caught()  # it read home's armed byte
         else:
             thread.cont()
 
-    def _drop(self, thread: Thread) -> None:
+    def drop(self, thread: Thread) -> None:
         """End a worker whose thread goes on elsewhere, or has ended."""
         self._spent = self._spent.plus(thread.meter.read(self.pid, thread.task))
         self.by_tid.pop(thread.tid, None)
@@ -225,14 +211,14 @@ class Lender(Supervisor):
         self.verbose(f"host {self.host}: thread {thread.tid} waits for pages all the time: "
                      "it goes on at home")
         if thread.stopped:
-            self._leave(thread)
+            self.leave(thread)
         else:
             self._bring_home(thread)
         return True
 
     def touches_joint(self, thread: Thread) -> None:
         if thread.stopped:
-            self._leave(thread)
+            self.leave(thread)
         else:
             self._bring_home(thread)
 
@@ -245,7 +231,7 @@ class Lender(Supervisor):
     def _stop(self, thread: Thread) -> None:
         """Stop a worker, to end it or to send it home."""
         if thread.ended and thread.operation is not None:
-            self._drop(thread)
+            self.drop(thread)
         elif thread.waiting:
             # At a fault, which it repeats wherever it goes on; it gets its page here first
             # where its code is of this host only.
@@ -257,17 +243,17 @@ class Lender(Supervisor):
 
     def _stopped(self, thread: Thread) -> None:
         if thread.ended:
-            self._drop(thread)
+            self.drop(thread)
         else:
-            self._leave(thread)
+            self.leave(thread)
 
     def move_on(self, thread: Thread) -> None:
         if thread.leaving and thread.operation is None:
-            self._leave(thread)
+            self.leave(thread)
         else:
             self.resume(thread)
 
-    def _leave(self, thread: Thread) -> None:
+    def leave(self, thread: Thread) -> None:
         """Let a stopped thread go on at home, where its stores so far must be seen.
 
         It is stepped out of code that home does not have first.
@@ -283,7 +269,7 @@ class Lender(Supervisor):
             return
         self.forget_fault(thread)
         if self.node.armed:
-            self.begin("leave", thread, self._flush_first(), lambda _: self._depart(thread))
+            self.operations.begin("leave", thread, flush_first(), lambda _: self._depart(thread))
         else:
             self._depart(thread)
 
@@ -296,7 +282,7 @@ class Lender(Supervisor):
             return
         used = thread.meter.read(self.pid, thread.task)
         self.send(HOME, Departed(thread.tid, bytes(thread.registers), xstate, used))
-        self._drop(thread)
+        self.drop(thread)
 
     def on_group_stop(self, thread: Thread, detail: int) -> None:
         if thread.ended or (thread.leaving and thread.operation is None):
@@ -308,7 +294,7 @@ class Lender(Supervisor):
 
     def on_own_signal(self, thread: Thread, number: int) -> None:
         # Its own fault: at home it happens again, for the kernel to deliver.
-        self._leave(thread)
+        self.leave(thread)
 
     def on_event(self, thread: Thread, event: int) -> None:
         self.resume(thread)
@@ -334,12 +320,6 @@ class Lender(Supervisor):
     def _guest_killed(self, stop: Stop) -> None:
         if not self.quitting:
             self.fail(GuestDied(f"its guest process {exit_status.describe(stop)}"))
-
-    def find_trap(self, address: int) -> tuple[int, bool] | None:
-        return self.traps.find(address)
-
-    def past_check(self, address: int) -> int | None:
-        return self.traps.past_check(address)
 
     # Areas ----------------------------------------------------------------------------------
 
@@ -384,182 +364,24 @@ class Lender(Supervisor):
     # System calls ---------------------------------------------------------------------------
 
     def on_call(self, thread: Thread) -> None:
-        registers = ptrace.get_registers(thread.task, thread.registers)
-        row = self.called_row(thread)
-        arguments = thread.arch.arguments_of(registers)
-        where = row.where
-        quiet = row.quiet
-        if where is Where.ANSWER or where is Where.REFUSE:
-            self._finish(thread, handlers.refusal(row))
-            return
-        if row.name in RETURNS:
-            repeat(registers, thread.arch.call_length)
-            ptrace.set_registers(thread.task, registers)
-            self._leave(thread)
-            return
-        if where is Where.HANDLER or where is Where.SPACE or row.name in handlers.OVERRIDES:
-            local = clocks.LOCAL.get(row.handler)
-            if row.name == "arch_prctl" and arguments[0] in (ARCH_SET_FS, ARCH_SET_GS):
-                self.resume(thread)
-                return
-            if local is not None and (
-                row.handler != "clock_gettime" or clocks.readable(arguments)
-            ):
-                steps = local(self, row, arguments)
-            elif row.handler in handlers.MARSHALLED and not self._is_linker(registers.rip):
-                steps = self._forward(thread, row, arguments)
-            elif row.name == "exit":
-                steps = self._exit(thread, row, arguments)
-            else:
-                steps = self._special(thread, row, arguments)
-                quiet = False  # home reads the arguments in memory
-        elif row.unwrap is not None:
-            steps = self._unwrapped(thread, row, arguments)
-        elif row.name == "set_thread_area":
-            steps = self._set_thread_area(thread, row, arguments)
-        else:
-            steps = self._forward(thread, row, arguments)
-        if self.node.armed and not quiet:
-            steps = self._flush_first(steps)
-        self.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
-
-    def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
-        """A call that stands for another."""
-        assert row.unwrap is not None
-        found = yield from row.unwrap(arguments, self)
-        if isinstance(found, int):
-            return found
-        carry_out = self._special if found[0].handler else self._forward
-        return (yield from carry_out(thread, *found))
-
-    def _is_linker(self, ip: int) -> bool:
-        """Files that the dynamic linker opens are substituted, at home."""
-        area = self.space.find(ip)
-        return area is not None and area.kind is Kind.NATIVE and handlers.is_linker(area.name)
-
-    def _forward(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
-        done = 0
-        while True:
-            call = yield from gather(row, arguments, self, done)
-            if isinstance(call, int):
-                return done or call
-            self.send(HOME, SystemCall(thread.tid, row.number, call))
-            result = yield Reply()
-            if result.ret in RESTART_CODES:
-                return done or result.ret
-            value = yield from scatter(row, arguments, call, result, self)
-            if value < 0:
-                return done or value
-            done += value
-            if not goes_on(call, value):
-                return done
-
-    def _set_thread_area(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
-        """The shadow has chosen the entry; the worker's descriptor table gets it too."""
-        value = yield from self._forward(thread, row, arguments)
-        if value == 0:
-            yield Acquire(((arguments[0], ptrace.USER_DESC_SIZE, Access.READ),))
-            area = self.read(arguments[0], ptrace.USER_DESC_SIZE)
-            ptrace.set_thread_areas(thread.task, [area])
-            ptrace.get_registers(thread.task, thread.registers)  # its segment bases
-        return value
+        self.forwarding.on_call(thread)
 
     def check(self, address: int, length: int, access: Access) -> bool:
         if self.has_joint and self.is_joint(address, length):
             raise GoesHome
         return super().check(address, length, access)
 
-    def advance(self, operation: Operation, value: Any) -> None:
-        try:
-            super().advance(operation, value)
-        except GoesHome:
-            thread = operation.thread
-            self.abandon(operation)
-            repeat(thread.registers, thread.arch.call_length)
-            with contextlib.suppress(ptrace.TraceeGone):
-                ptrace.set_registers(thread.task, thread.registers)
-                self._leave(thread)
-
-    def _special(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
-        payload = b""
-        xstate = b""
-        if row.handler == "futex":
-            where, size = futex.timeout_address(arguments), row.timespec.size
-            if where and self.check(where, size, Access.READ):
-                yield Acquire(((where, size, Access.READ),))
-                payload = self.read(where, size)
-        elif row.name == "clone":
-            xstate = ptrace.get_xstate(thread.task)
-        self.send(HOME, self._special_call(thread, row, arguments, payload, xstate))
-        result = yield Reply()
-        return result.ret
-
-    @staticmethod
-    def _special_call(
-        thread: Thread, row: Row, arguments: list[int], payload: bytes = b"", xstate: bytes = b""
-    ) -> SpecialCall:
-        return SpecialCall(
-            thread.tid, row.number, arguments, payload, bytes(thread.registers), xstate
-        )
-
-    def _exit(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
-        self.send(HOME, self._special_call(thread, row, arguments))
-        return None
-        yield
-
     def wait_for(self, operation: Operation, want: Any) -> None:
         assert type(want) is Reply, want
         operation.thread.native = operation
-
-    def _finish(self, thread: Thread, value: int | None) -> None:
-        if value is None:
-            self._drop(thread)  # it has exited
-            return
-        registers = thread.registers
-        if value in RESTART_CODES:
-            repeat(registers, thread.arch.call_length)
-        else:
-            registers.rax = value & 0xFFFF_FFFF_FFFF_FFFF
-            registers.orig_rax = NO_CALL
-        try:
-            ptrace.set_registers(thread.task, registers)
-            if thread.leaving:
-                self._leave(thread)
-            else:
-                thread.cont()
-        except ptrace.TraceeGone:
-            pass
-
-    # Clocks ---------------------------------------------------------------------------------
-
-    def _clock_answer(self, message: ClockAnswer) -> None:
-        """Cristian's algorithm: of a few probes, believe the quickest."""
-        now = time.monotonic_ns()
-        if not self._probes_left:
-            raise PeerError("home answered a clock probe that was not made")
-        round_trip = now - message.asked_ns
-        if message.clock_id == clocks.clock_id():
-            self._probes_left = 0
-        else:
-            if round_trip < self._best_round_trip_ns:
-                self._best_round_trip_ns = round_trip
-                self.clock_offset_ns = message.monotonic_ns + round_trip // 2 - now
-                self.wall_offset_ns = message.wall_ns + round_trip // 2 - time.time_ns()
-            self._probes_left -= 1
-        if self._probes_left:
-            self.send(HOME, ClockProbe(time.monotonic_ns()))
-            return
-        self.tell_clock()
-        while self._early:
-            self._obey(self._early.popleft())
 
     # The end --------------------------------------------------------------------------------
 
     def peer_lost(self, host: HostId, why: str) -> None:
         if host == HOME and not self.quitting:
             self.send(HOME, Trouble(why))  # it may hear, if it was only silent
-            self.flush_links()
-        self.drop_link(host)
+            self.links.flush()
+        self.links.drop(host)
         if host != HOME:
             # Home sees to it: the run ends, now, or is over there already.
             self.send(HOME, LinkLost(host, why))
@@ -577,7 +399,7 @@ class Lender(Supervisor):
         if self.finished:
             return
         self.send(HOME, Trouble(str(error)))
-        self.flush_links()
+        self.links.flush()
         self.trouble = DsmsupError(f"host {self.host} ({self.names[self.host]}): {error}")
         self.finished = True
 
@@ -587,7 +409,7 @@ class Lender(Supervisor):
         Closing a socket in which something is unread resets the connection, and what
         the other end has not received by then is gone.
         """
-        link = self.links.get(HOME)
+        link = self.links.by_host.get(HOME)
         if link is None:
             return
         deadline = time.monotonic() + LEAVE_S

@@ -20,10 +20,23 @@ loop's costs tens, and everything that is there already is answered at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Hashable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from supervisor.coherence.messages import Access
+from supervisor.coherence.messages import (
+    Access,
+    BusLock,
+    Cancelled,
+    Fault,
+    Released,
+    Serialize,
+)
+from supervisor.driver.ranges import mapped_runs
+from supervisor.syscalls.call import Acquire
+
+if TYPE_CHECKING:
+    from supervisor.driver.core import Supervisor
+    from supervisor.driver.thread import Thread
 
 
 class Hold(NamedTuple):
@@ -87,3 +100,143 @@ class Operation:
         """The requester that holds its pinned pages; 0 for none."""
         self.wrote = False
         """It has written guest memory, where a store may be this host's alone for a while."""
+
+
+def flush_first(steps: Steps | None = None) -> Steps:
+    """An operation that others can observe: stores made before it come first."""
+    yield Flush()
+    return None if steps is None else (yield from steps)
+
+
+class Operations:
+    """Those of one host. What only its kind of host has, `Supervisor.wait_for` begins."""
+
+    def __init__(self, supervisor: Supervisor, requester_ids: Iterator[int]) -> None:
+        self._supervisor = supervisor
+        self._ids = requester_ids
+        self._asking: dict[int, Operation] = {}
+        """Those that wait for pages, or have some until their next yield: by requester."""
+        self._holding: dict[int, Operation] = {}
+        """By the requester that holds pages for them, or waits for them."""
+        self._waiting: dict[Any, Operation] = {}
+        """By the key of their `Wait`."""
+        self.advancing: Operation | None = None
+        """The operation whose code runs now."""
+
+    def begin(
+        self, name: str, thread: Thread | None, steps: Steps, done: Callable[[Any], None]
+    ) -> None:
+        """Run steps until they have to wait; `done` gets their result, now or later."""
+        operation = Operation(name, next(self._ids), thread, steps, done)
+        if thread is not None:
+            thread.operation = operation
+        self.advance(operation, None)
+
+    def abandon(self, operation: Operation) -> None:
+        """The thread is gone: give up what the operation holds and waits for."""
+        operation.steps.close()
+        if self._asking.pop(operation.requester, None) is not None:
+            self._supervisor.step(Cancelled(operation.requester))
+        self._unhold(operation)
+        if operation.thread is not None:
+            operation.thread.operation = None
+
+    def wake(self, key: Any, value: Any) -> bool:
+        """Answer a `Wait`; False when nobody waits for the key."""
+        operation = self._waiting.pop(key, None)
+        if operation is None:
+            return False
+        self.advance(operation, value)
+        return True
+
+    def advance(self, operation: Operation, value: Any) -> None:
+        """Answer an operation, and run it until it has to wait, or is done."""
+        supervisor = self._supervisor
+        while True:
+            outer, self.advancing = self.advancing, operation
+            try:
+                want = operation.steps.send(value)
+            except StopIteration as end:
+                self._settle(operation)
+                self._unhold(operation)
+                if operation.thread is not None and operation.thread.operation is operation:
+                    operation.thread.operation = None
+                operation.done(end.value)
+                return
+            finally:
+                self.advancing = outer
+            self._settle(operation)
+            kind = type(want)
+            if kind is Acquire or (kind is AcquireLocked and not supervisor.several_writers):
+                runs = mapped_runs(supervisor.space, want.ranges)
+                if supervisor.node.satisfied(runs):
+                    value = None
+                    continue
+                operation.wanted = want
+                self._asking[operation.requester] = operation
+                supervisor.step(Fault(operation.requester, runs))
+                return
+            if kind is Flush:
+                if not supervisor.node.armed:
+                    value = None
+                    continue
+                self._asking[operation.requester] = operation
+                supervisor.step(Serialize(operation.requester))
+                return
+            if kind is AcquireLocked:
+                operation.wanted = want
+                self._asking[operation.requester] = operation
+                runs = mapped_runs(supervisor.space, want.ranges)
+                supervisor.step(BusLock(operation.requester, runs))
+                return
+            if kind is Hold:
+                self._unhold(operation)
+                operation.hold_requester = next(self._ids)
+                self._holding[operation.hold_requester] = operation
+                runs = mapped_runs(supervisor.space, want.ranges)
+                supervisor.step(Fault(operation.hold_requester, runs))
+                return
+            if kind is Unhold:
+                self._unhold(operation)
+                value = None
+                continue
+            if kind is Wait:
+                self._waiting[want.key] = operation
+                return
+            supervisor.wait_for(operation, want)
+            return
+
+    def go_on(self, requester: int, retry: bool) -> None:
+        """The pages that a requester waited for are there, or (retry) may be."""
+        operation = self._asking.get(requester)
+        if operation is not None:
+            self._acquired(operation, retry)
+            return
+        holder = self._holding.get(requester)
+        if holder is None:
+            self._supervisor.step(Released(requester))  # its operation was given up
+            return
+        if retry:
+            self._holding.pop(requester)
+            holder.hold_requester = 0
+        self.advance(holder, None)
+
+    def _acquired(self, operation: Operation, retry: bool) -> None:
+        if retry:
+            supervisor = self._supervisor
+            runs = mapped_runs(supervisor.space, operation.wanted.ranges)
+            if not supervisor.node.satisfied(runs):
+                supervisor.step(Fault(operation.requester, runs))
+                return
+        self.advance(operation, None)
+
+    def _settle(self, operation: Operation) -> None:
+        """Drop the pins of the step that has just run."""
+        if self._asking.pop(operation.requester, None) is not None:
+            self._supervisor.step(Released(operation.requester))
+
+    def _unhold(self, operation: Operation) -> None:
+        if operation.hold_requester:
+            self._holding.pop(operation.hold_requester, None)
+            self._supervisor.step(Cancelled(operation.hold_requester))
+            operation.hold_requester = 0

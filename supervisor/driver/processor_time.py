@@ -70,7 +70,7 @@ class ProcessorTime:
 
     def of_others(self) -> Steps:
         """Times that all threads have used elsewhere, those that have ended as well."""
-        return (yield from self._ask(tuple(self.home.links), ALL))
+        return (yield from self._ask(tuple(self.home.links.by_host), ALL))
 
     def _ask(self, hosts: Iterable[HostId], tid: int) -> Steps:
         number = next(self._numbers)
@@ -89,7 +89,7 @@ class ProcessorTime:
             raise PeerError(f"host {host} told processor times that it was not asked for")
         question.hosts.discard(host)
         question.used = question.used.plus(used)
-        if not question.hosts and not self.home.wake(("times", number), None):
+        if not question.hosts and not self.home.operations.wake(("times", number), None):
             del self._open[number]  # who asked is gone
 
     def _agents(self) -> Times:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.arch import Arch
 from supervisor.coherence.messages import Access, Fault
+from supervisor.driver.ranges import mapped_runs
 from supervisor.tracee import inject, ptrace
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def take_unblocked(thread: Thread) -> list[tuple[int, bytes]]:
 def deliver_pending(home: Home, thread: Thread) -> None:
     """Get the stack ready for the first pending signal's frame; `deliver` follows."""
     thread.delivering = True
-    runs = home.mapped_runs(_frame_ranges(thread))
+    runs = mapped_runs(home.space, _frame_ranges(thread))
     if runs:
         home.step(Fault(thread.requester, runs))
     else:
@@ -271,4 +272,4 @@ def deliver(home: Home, thread: Thread) -> None:
     thread.actions.delivered(number)
     ptrace.set_siginfo_bytes(thread.task, info)
     as_if_unmoved(home, thread, number, info)
-    home.step_pinned(thread, number)
+    home.faults.step_pinned(thread, number)

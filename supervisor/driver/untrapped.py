@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The policy for a program with code whose synchronization instructions do not trap."""
+"""A program with code whose synchronization instructions do not trap: one writer at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from supervisor.coherence.messages import PageDiff
+from supervisor.coherence import home as coherence_home
+from supervisor.coherence.messages import Access, PageDiff
 from supervisor.coherence.policy import SingleWriter
+from supervisor.driver.operations import AcquireLocked, Steps
+from supervisor.units import PAGE_SHIFT, PAGE_SIZE
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
 
 
 class OneWriterAtATime(SingleWriter):
@@ -25,3 +32,29 @@ class OneWriterAtATime(SingleWriter):
         self, host: int, diffs: Iterable[PageDiff], now_us: int, late: bool
     ) -> list[int]:
         return [diff.page for diff in diffs]
+
+
+class UntrappedCode:
+    """Whether the program has any, at home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._why = ""
+
+    def found(self, why: str) -> None:
+        """Code runs whose synchronization instructions do not trap: no page may need them."""
+        home = self._home
+        if home.several_writers and not self._why:
+            home.verbose(f"{why}: no page has several writers from here on")
+            self._why = why
+            home.node.policy = OneWriterAtATime(home.node.policy)
+            if not home.node.policy.locks_bus:
+                home.operations.begin("one writer", None, self._make_single(), lambda _: None)
+
+    def _make_single(self) -> Steps:
+        """Every page that has several writers now."""
+        side = self._home.node.side
+        assert isinstance(side, coherence_home.Home)
+        for span in side.directory.multiple(0, 1 << 47 - PAGE_SHIFT):
+            for first in range(span.first, span.first + span.count):
+                yield AcquireLocked(((first << PAGE_SHIFT, PAGE_SIZE, Access.WRITE),))

@@ -14,7 +14,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from supervisor.areas import WRITE, Area, Kind
-from supervisor.coherence.messages import Access, Cancelled, Fault, Released, Run
+from supervisor.coherence.messages import Access, Cancelled, Fault, Run
+from supervisor.driver.ranges import room
 from supervisor.tracee import ptrace
 from supervisor.tracee.userfault import blocked_at
 from supervisor.units import PAGE_MASK, PAGE_SHIFT, PageNumber
@@ -59,13 +60,12 @@ def _begin(
     if not writes or supervisor.several_writers:
         writes, locked = _look_ahead(supervisor, thread, area, page, writes)
     number = PageNumber(page)
-    access = supervisor.wish(number, Access.WRITE if writes else Access.READ, area)
+    access = supervisor.faults.wish(number, Access.WRITE if writes else Access.READ, area)
     runs = (Run(number, 1, access),)
     if supervisor.node.satisfied(runs, locked):
         pager.fill(page << PAGE_SHIFT)
         return
-    if supervisor.held.pop(thread.requester, None) is not None:
-        supervisor.step(Released(thread.requester))
+    supervisor.holds.end(thread.requester)
     thread.lost = thread.lost + 1 if thread.fault_address >> PAGE_SHIFT == page else 0
     thread.fault_address = address
     thread.paging = True
@@ -77,7 +77,7 @@ def _begin(
         with contextlib.suppress(ptrace.TraceeGone):
             ptrace.interrupt(thread.task)
         return
-    supervisor.step(Fault(thread.requester, runs, *supervisor.room(runs)))
+    supervisor.step(Fault(thread.requester, runs, *room(supervisor.space, runs)))
 
 
 def _look_ahead(
@@ -100,7 +100,7 @@ def _look_ahead(
     if not supervisor.node.allows(where[0] >> PAGE_SHIFT, 1, Access.READ):
         return writes, False
     only_writes = supervisor.decoder.only_writes(
-        supervisor.code_at(thread), where[0], thread.arch.bits
+        supervisor.faults.code_at(thread), where[0], thread.arch.bits
     )
     locked = supervisor.several_writers and supervisor.decoder.is_locked(where[0])
     return writes or (only_writes and bool(area.protection & WRITE)), locked
@@ -123,5 +123,5 @@ def scrutinise(supervisor: Supervisor, thread: Thread) -> None:
     """Handle a wait like a fault's stop: all operands, and one step with them pinned."""
     ptrace.get_registers(thread.task, thread.registers)
     thread.step_next = True
-    if not supervisor.page_fault(thread, thread.fault_address):
+    if not supervisor.faults.arrived(thread, thread.fault_address):
         supervisor.resume(thread)

@@ -11,9 +11,7 @@ import pytest
 import trio
 
 from supervisor.arch import X86_64
-from supervisor.areas import READ, WRITE, AddressSpace, Area
 from supervisor.cluster.transport import CONTROL, Link
-from supervisor.coherence.messages import Access
 from supervisor.driver import messages
 from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
@@ -35,7 +33,7 @@ def home_and_its_lender() -> Iterator[tuple[Home, Link]]:
     home.on_child_exit = lambda pid: LENDER if pid == PROCESS else None
     lender = Link(theirs, HOME)
     yield home, lender
-    home.drop_link(LENDER)
+    home.links.drop(LENDER)
     lender.close()
     home.events.close()
 
@@ -53,7 +51,7 @@ def test_what_a_process_said_before_its_end_is_heard_first(pair: tuple[Home, Lin
     lender.close()
     home.on_stop(Stop(PROCESS, StopKind.EXITED, 0))
     assert home.host_statistics == {LENDER: {"traps": 7}}
-    assert not home.links
+    assert not home.links.by_host
 
 
 def test_what_a_process_said_of_its_trouble_is_told(pair: tuple[Home, Link]) -> None:
@@ -69,7 +67,7 @@ def test_the_end_of_a_process_that_said_nothing_is_told(pair: tuple[Home, Link])
     lender.close()
     home.on_stop(Stop(PROCESS, StopKind.KILLED, 9))
     assert "its supervisor process" in str(home.trouble)
-    assert not home.links
+    assert not home.links.by_host
     assert home.finished
 
 
@@ -129,15 +127,5 @@ def test_the_end_of_the_program_is_seen_where_undoing_its_wishes_fails(
     thread = Thread(PROCESS, PROCESS, 1, home.actions, X86_64)
     home.threads[PROCESS] = home.by_tid[PROCESS] = thread
     home.on_stop(Stop(PROCESS, StopKind.KILLED, 15))
-    assert home.exit_status == 143
+    assert home.endings.status == 143
     assert home.finished
-
-
-def test_pages_ahead_are_of_the_last_page_that_is_wanted(pair: tuple[Home, Link]) -> None:
-    """An instruction may read a large area and write the last page of another."""
-    home, _ = pair
-    home.space = AddressSpace([Area(0x10000, 0x90000, READ), Area(0xA0000, 0xA3000, READ | WRITE)])
-    read, write = (0x10008, 8, Access.READ), (0xA2FF8, 8, Access.WRITE)
-    assert home.room(home._runs([read])) == (0x7F, 0)
-    assert home.room(home._runs([read, write])) == (0, 0)
-    assert home.room(home._runs([read, (0xA0000, 1, Access.WRITE)])) == (2, 0)

@@ -201,7 +201,7 @@ main()
 
 @pytest.mark.parametrize(
     ("kind", "method", "names"),
-    [("Home", "send_away", "dsmsup: internal error"), ("Lender", "_start_thread", "dsmsup: host ")],
+    [("Away", "send", "dsmsup: internal error"), ("Lender", "_start_thread", "dsmsup: host ")],
 )
 def test_fault_of_our_own(kind: str, method: str, names: str, place: Place) -> None:
     """It ends all hosts, in one line."""

@@ -80,9 +80,9 @@ LOCAL: Final = {"clock_gettime": clock_gettime, "gettimeofday": gettimeofday, "t
 
 
 def _at_home(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-    row = home.row_of(thread, call)
+    row = home.calls.row_of(thread, call)
     if row.handler == "clock_gettime" and not readable(args):
-        return (yield from home.run_marshalled(thread, row, args))
+        return (yield from home.calls.run_marshalled(thread, row, args))
     return (yield from LOCAL[row.handler](home, row, args))
 
 

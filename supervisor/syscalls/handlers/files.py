@@ -24,8 +24,8 @@ LARGE_FILE: Final = 4 << 20
 
 
 def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-    row = home.row_of(thread, call)
-    ip = home.context_of(thread, call).rip
+    row = home.calls.row_of(thread, call)
+    ip = home.calls.context_of(thread, call).rip
     if row.name in machine.FLAGS and home.is_linker_code(ip):
         folder, at = machine.PATHS[row.name]
         flags = args[machine.FLAGS[row.name]]
@@ -43,7 +43,7 @@ def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
                     return (yield Native(number, [machine.AT_FDCWD, where, flags, 0]))
                 finally:
                     lease.release()
-    return (yield from home.run_marshalled(thread, row, args))
+    return (yield from home.calls.run_marshalled(thread, row, args))
 
 
 def _read_path(home: Home, address: int) -> Steps:
@@ -81,7 +81,7 @@ def _substitute(home: Home, thread: Thread, directory: int, path: str) -> Steps:
 
 def getdents64(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     """The folder of the program's tasks is listed without the agent; that of processors whole."""
-    row = home.row_of(thread, call)
+    row = home.calls.row_of(thread, call)
     size = args[2] & 0xFFFF_FFFF
     try:
         folder = os.readlink(f"/proc/{home.pid}/fd/{args[0] & 0xFFFF_FFFF}")
@@ -89,7 +89,7 @@ def getdents64(home: Home, thread: Thread, args: list[int], call: SpecialCall | 
         folder = ""
     args = [*args[:2], home.machine.room(folder, size), *args[3:]]
     while True:
-        length = yield from home.run_marshalled(thread, row, args)
+        length = yield from home.calls.run_marshalled(thread, row, args)
         if length <= 0 or not home.check(args[1], length, Access.WRITE):
             return length
         if folder != f"/proc/{home.pid}/task" and folder != machine.ROOT:

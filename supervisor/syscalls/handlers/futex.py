@@ -77,7 +77,7 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
         return _now(home, args, ranges)
     timeout = b""
     where = timeout_address(args)
-    row = home.row_of(thread, call)
+    row = home.calls.row_of(thread, call)
     if where:
         size = row.timespec.size
         if call is not None:

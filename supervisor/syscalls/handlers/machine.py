@@ -61,7 +61,7 @@ def sched_setaffinity(
     found.affinity = wanted
     going_to = found.away if found.destination is None else found.destination
     if not found.borrowed and going_to not in home.placement.hosts_of(wanted):
-        home.move(found, home.placement.choose(wanted))
+        home.away.move(found, home.placement.choose(wanted))
     return 0
 
 
@@ -79,7 +79,7 @@ def getcpu(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -
 
 def arch_prctl(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     code, address = args[0], args[1]
-    context = home.context_of(thread, call)
+    context = home.calls.context_of(thread, call)
     if code in (ARCH_GET_FS, ARCH_GET_GS):
         base = context.fs_base if code == ARCH_GET_FS else context.gs_base
         if not home.check(address, 8, Access.WRITE):
@@ -100,11 +100,11 @@ def arch_prctl(home: Home, thread: Thread, args: list[int], call: SpecialCall | 
 
 def plain(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     """A call about the thread's own task, with no buffer that matters now."""
-    return (yield Native(home.row_of(thread, call).number, args))
+    return (yield Native(home.calls.row_of(thread, call).number, args))
 
 
 def marshalled(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-    return (yield from home.run_marshalled(thread, home.row_of(thread, call), args))
+    return (yield from home.calls.run_marshalled(thread, home.calls.row_of(thread, call), args))
 
 
 HANDLERS: Final = {

@@ -194,8 +194,8 @@ def send(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) 
     A shadow is parked in a ptrace stop, where the kernel delivers nothing: a
     thread that a signal waits for comes home.
     """
-    row = home.row_of(thread, call)
-    result = yield from home.run_marshalled(thread, row, args)
+    row = home.calls.row_of(thread, call)
+    result = yield from home.calls.run_marshalled(thread, row, args)
     if result < 0:
         return result
     if row.name in ("tkill", "tgkill", "rt_tgsigqueueinfo"):
@@ -240,7 +240,7 @@ def pending(home: Home, thread: Thread) -> bool:
 
 def rt_sigpending(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     """The kernel's, and the forced ones that are kept here."""
-    result = yield from home.run_marshalled(thread, home.row_of(thread, call), args)
+    result = yield from home.calls.run_marshalled(thread, home.calls.row_of(thread, call), args)
     if result >= 0 and thread.blocked_signals and args[1] == SIGSET_SIZE:
         data = yield from _read(home, args[0], SIGSET_SIZE)
         word = int.from_bytes(data or b"", "little")

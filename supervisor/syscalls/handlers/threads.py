@@ -119,7 +119,7 @@ def start(home: Home, child: Thread, context: ptrace.Registers, xstate: bytes) -
                 ptrace.set_xstate(child.task, xstate)
             child.cont()
         else:
-            home.send_away(
+            home.away.send(
                 child, host, bytes(context), xstate or ptrace.get_xstate(child.task)
             )
     except ptrace.TraceeGone:
@@ -189,12 +189,12 @@ def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
         home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE, 1)])
         yield Unhold()
         yield Flush()
-    home.exit_task(thread, args[0])
+    home.endings.exit_task(thread, args[0])
     return None
 
 
 def exit_group(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
-    home.exit_program(thread, args[0])
+    home.endings.exit_program(thread, args[0])
     return None
     yield
 
@@ -224,7 +224,7 @@ def vfork(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
 
 def execve(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     """On success the next stop is PTRACE_EVENT_EXEC, and nobody returns from here."""
-    return (yield from home.run_marshalled(thread, home.row_of(thread, call), args))
+    return (yield from home.calls.run_marshalled(thread, home.calls.row_of(thread, call), args))
 
 
 HANDLERS: Final = {

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""System calls at home: those of the threads that are here, and running one on a kernel task.
+
+A call that the kernel may not do on guest memory itself is gathered into scratch
+memory, runs on the thread's own task (here, or its shadow), and is scattered back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from supervisor.arch.base import NO_CALL
+from supervisor.driver import signals
+from supervisor.driver.machine import PATHS
+from supervisor.driver.messages import BringHome, SpecialCall
+from supervisor.driver.operations import Native, Operation, Steps, flush_first
+from supervisor.driver.restarts import (
+    ERESTART_RESTARTBLOCK,
+    ERESTARTNOHAND,
+    ERESTARTNOINTR,
+    RESTART_CODES,
+    RETURNS,
+    repeat,
+)
+from supervisor.syscalls import handlers
+from supervisor.syscalls.marshal import Call, collect, gather, goes_on, place, scatter
+from supervisor.syscalls.spec import Row, Where
+from supervisor.syscalls.table import TABLES, is_plain
+from supervisor.tracee import control, ptrace
+from supervisor.units import HOME
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.thread import Thread
+
+
+class Calls:
+    """Of the program's threads; `call` is a thread elsewhere's, None that of one that is here."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def on_call(self, thread: Thread) -> None:
+        """A thread that is here has stopped at a call."""
+        home = self._home
+        registers = ptrace.get_registers(thread.task, thread.registers)
+        row = home.called_row(thread)
+        where = row.where
+        if thread.destination is not None and row.name not in RETURNS:
+            repeat(registers, thread.arch.call_length)
+            ptrace.set_registers(thread.task, registers)
+            home.away.depart(thread)
+            return
+        thread.entered = False
+        if where is Where.SPACE or where is Where.HANDLER or row.name in handlers.OVERRIDES:
+            handler = handlers.find(row)
+            if handler is None:
+                raise handlers.unsupported_call(row)
+            steps = handler(home, thread, thread.arch.arguments_of(registers), None)
+        elif row.unwrap is not None:
+            steps = self._unwrapped(thread, row, thread.arch.arguments_of(registers))
+        elif where is Where.ANSWER or where is Where.REFUSE:
+            self._finish(thread, handlers.refusal(row))
+            return
+        elif (home.hosts == 1 and row.choose is None) or is_plain(row):
+            if home.node.armed and not row.quiet:
+                home.operations.begin(
+                    row.name, thread, flush_first(), lambda _: home.resume(thread)
+                )
+            else:
+                home.resume(thread)  # the kernel may do it on guest memory itself
+            return
+        else:
+            steps = self.run_marshalled(thread, row, thread.arch.arguments_of(registers))
+        if home.node.armed and not row.quiet:
+            steps = flush_first(steps)
+        home.operations.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
+
+    def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        """A call that stands for another."""
+        assert row.unwrap is not None
+        found = yield from row.unwrap(arguments, self._home)
+        if isinstance(found, int):
+            return found
+        row, arguments = found
+        if not row.handler:
+            return (yield from self.run_marshalled(thread, row, arguments))
+        handler = handlers.find(row)
+        if handler is None:
+            raise handlers.unsupported_call(row)
+        return (yield from handler(self._home, thread, arguments, None))
+
+    def row_of(self, thread: Thread, call: SpecialCall | None) -> Row:
+        """The row of the call that a thread has stopped at."""
+        number = thread.registers.orig_rax if call is None else call.number
+        return TABLES[thread.arch].rows[number]
+
+    def context_of(self, thread: Thread, call: SpecialCall | None) -> ptrace.Registers:
+        """The registers of the call that a thread has stopped at."""
+        if call is None:
+            return thread.registers
+        return self._home.registers_of(call.registers)
+
+    def run_marshalled(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        """Gather at home, run on the thread's task, scatter at home."""
+        home = self._home
+        done = 0
+        while True:
+            call = yield from gather(row, arguments, home, done)
+            if isinstance(call, int):
+                return done or call
+            result = yield from self.run(thread, row, call)
+            value = yield from scatter(row, arguments, call, result, home)
+            if result.ret in RESTART_CODES:
+                return done or result.ret
+            if value < 0:
+                return done or value
+            done += value
+            if not goes_on(call, value):
+                return done
+
+    def run(self, thread: Thread, row: Row, call: Call) -> Steps:
+        """Run a gathered call on a thread's kernel task; its Result."""
+        home = self._home
+        instead = None
+        if row.name in PATHS:
+            instead = yield from home.surroundings.redirect(thread, row, call)
+        lease = home.scratch.lease()
+        try:
+            final = place(call, lease)
+            value = yield Native(call.nr, final)
+            result = collect(row, call, value, lease)
+        finally:
+            lease.release()
+            if instead is not None:
+                os.close(instead)
+        return (yield from home.processor_time.amend(thread, row, call, result))
+
+    def _finish(self, thread: Thread, value: Any) -> None:
+        """Give a thread that is here its result and let it go on.
+
+        A value of None: the handler has resumed the thread itself, or it is gone.
+        """
+        if value is None:
+            return
+        registers = thread.registers
+        if value in RESTART_CODES and thread.entered:
+            # The kernel restarts the call from the program's own registers, or
+            # makes it EINTR, by what the signal's handler says. A restart block
+            # would name scratch memory given back meanwhile: restart as a whole.
+            registers.rax = (value if value != ERESTART_RESTARTBLOCK else ERESTARTNOHAND) & NO_CALL
+        else:
+            registers.rax = value & 0xFFFF_FFFF_FFFF_FFFF
+            registers.orig_rax = NO_CALL
+        try:
+            ptrace.set_registers(thread.task, registers)
+            if thread.pending_signals:
+                self._home.deliver_pending(thread)
+            elif thread.destination is not None and value not in RESTART_CODES:
+                self._home.away.depart(thread)
+            else:
+                thread.cont()
+        except ptrace.TraceeGone:
+            pass
+
+    # Native calls: an operation has the thread's task run one ------------------------
+
+    def proceed(self, operation: Operation) -> None:
+        """Let the call that the operation's thread stopped at run as it is."""
+        thread = operation.thread
+        thread.native = operation
+        self._home.native_begun = True
+        thread.entered = True
+        thread.at_gadget = False
+        thread.cont_to_syscall()
+
+    def start_native(self, operation: Operation, want: Native) -> None:
+        thread = operation.thread
+        thread.native = operation
+        self._home.native_begun = True
+        registers = ptrace.Registers.from_buffer_copy(thread.registers)
+        try:
+            if thread.away == HOME and not thread.entered:
+                # In its seccomp stop: the call itself runs, with other arguments.
+                thread.entered = True
+                thread.at_gadget = False
+                thread.arch.set_arguments(registers, want.arguments)
+                registers.orig_rax = want.number
+                ptrace.set_registers(thread.task, registers)
+                thread.cont_to_syscall()
+            else:
+                thread.entered = thread.at_gadget = True
+                thread.arch.begin_call(registers, want.number, want.arguments)
+                ptrace.set_registers(thread.task, registers)
+                thread.cont()
+        except ptrace.TraceeGone:
+            pass
+
+    def _native_done(self, thread: Thread, rax: int) -> None:
+        operation, thread.native = thread.native, None
+        assert operation is not None
+        self._home.operations.advance(operation, thread.arch.result_of(rax))
+
+    def on_exit(self, thread: Thread) -> None:
+        """A task has stopped at the end of the call that it was let run to."""
+        if thread.native is None:
+            self._home.resume(thread)
+            return
+        self._native_done(thread, ptrace.get_registers(thread.task).rax)
+
+    def on_signal(self, thread: Thread, number: int) -> None:
+        """A signal stop of a task that runs a native call; the gadget's end is one, too."""
+        registers = ptrace.get_registers(thread.task)
+        if number == signal.SIGTRAP and registers.rip == thread.arch.gadget + control.GADGET_SIZE:
+            self._native_done(thread, registers.rax)
+            return
+        if signals.keeps(thread, number):
+            thread.cont()
+            return
+        if not self._home.actions.runs_handler(number):
+            thread.cont(number)  # the kernel stops, ends or restarts as it must
+            return
+        thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
+        thread.at_signal = True
+        if thread.away != HOME:
+            self._home.send(thread.away, BringHome(thread.tid))
+        # At the gadget's first byte the call has not begun; it begins again later.
+        begun = registers.rip != thread.arch.gadget
+        self._native_done(thread, registers.rax if begun else ERESTARTNOINTR & NO_CALL)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Synchronization instructions while pages have several writers.
+
+Each is diverted through a check of the armed byte, and traps where that is set
+(rewriter/). A thread that traps asks for what the instruction needs of all
+hosts, and then runs it natively. One that stands between a check and its
+instruction when the byte is set or a host is reached whose byte differs would
+run it as if no page had several writers: it is caught, and treated as trapped.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from supervisor.coherence.messages import Access, BusLock, Serialize
+from supervisor.driver.ranges import runs_of
+from supervisor.driver.thread import Thread
+from supervisor.tracee import ptrace
+from supervisor.tracee.stops import StopKind
+
+if TYPE_CHECKING:
+    from supervisor.driver.core import Supervisor
+
+CHECK_STEPS_MAX: Final = 8
+
+
+class Checks:
+    """Where traps, redirects and checks are is `Supervisor.traps`."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._caught: deque[Thread] = deque()
+        """Threads that stood in a check of the armed byte, yet to be treated as trapped."""
+
+    def arm(self, armed: bool) -> None:
+        """Set the armed byte, and see to threads that have just read it as clear.
+
+        A thread between its check and its instruction would run the instruction
+        as if no page had several writers. Only a thread that computes can be
+        there; it is stopped, and if it is there, taken to the instruction's
+        start and treated as trapped once the other effects of the step are in
+        force.
+        """
+        self._supervisor.control.set_armed(armed)
+        if not armed:
+            return
+        for thread in list(self._supervisor.threads.values()):
+            # A task that steps or runs a call for us is not at a check either; and one that
+            # waits for a page at a checked instruction is looked at when it has the page.
+            busy = thread.stopped or thread.stepping or thread.still or thread.paging
+            if not busy and thread.operation is None:
+                self._out_of_check(thread)
+
+    def _out_of_check(self, thread: Thread) -> None:
+        stops = self._supervisor.stops
+        if stops.has(thread.task):
+            return  # it has stopped, for reasons of its own
+        try:
+            ptrace.interrupt(thread.task)
+            stop = stops.next_of(thread.task)
+            if stop.kind is not StopKind.GROUP_STOP:
+                stops.put(stop)  # the interrupt's own stop follows, and is let go
+                return
+            thread.stopped = True
+            ptrace.get_registers(thread.task, thread.registers)
+            if not self.catch(thread):
+                self._supervisor.resume(thread)
+        except ptrace.TraceeGone:
+            pass
+
+    def catch(self, thread: Thread) -> bool:
+        """Take a stopped thread that has read the armed byte to what it is a check for.
+
+        True if it stood in a check: `trap_caught` goes on with it (or a stop of its own).
+        """
+        supervisor = self._supervisor
+        traps = supervisor.traps
+        if traps.find(thread.registers.rip) is not None:
+            return False  # it traps, or has: its SIGILL comes after this stop
+        native = traps.past_check(thread.registers.rip)
+        if native is None:
+            return False
+        for _ in range(CHECK_STEPS_MAX):
+            found = traps.find(thread.registers.rip)
+            if thread.registers.rip == native or found is not None:
+                break
+            thread.single_step()
+            stop = supervisor.stops.next_of(thread.task)
+            if stop != (thread.task, StopKind.SIGNAL, signal.SIGTRAP):
+                supervisor.stops.put(stop)
+                return True
+            thread.stopped = True
+            ptrace.get_registers(thread.task, thread.registers)
+        thread.registers.rip = native
+        ptrace.set_registers(thread.task, thread.registers)
+        self._caught.append(thread)
+        return True
+
+    def trap_caught(self) -> None:
+        while self._caught:
+            thread = self._caught.popleft()
+            self._supervisor.holds.end(thread.requester)
+            self._trap(thread)
+
+    def redirected(self, thread: Thread) -> bool:
+        """A trap site or an overwritten instruction boundary: go on where the map says.
+
+        The thread has stopped at a signal, its registers are read; False where it is at
+        neither.
+        """
+        supervisor = self._supervisor
+        found = supervisor.traps.find(thread.registers.rip)
+        if found is None:
+            return False
+        target, is_trap = found
+        if is_trap:
+            supervisor.counters["traps"] += 1
+        thread.registers.rip = target
+        ptrace.set_registers(thread.task, thread.registers)
+        supervisor.holds.end(thread.requester)
+        if is_trap and supervisor.node.armed:
+            self._trap(thread)
+        else:
+            supervisor.move_on(thread)
+        return True
+
+    def _trap(self, thread: Thread) -> None:
+        """A synchronization instruction, about to run natively, must drain the store buffer."""
+        supervisor = self._supervisor
+        thread.waiting = True
+        touched = supervisor.decoder.touches(supervisor.faults.code_at(thread), thread.registers)
+        if touched:
+            thread.step_next = True  # it runs before its pages may change their mode
+            runs = runs_of([(t.address, max(t.length, 1), Access.WRITE) for t in touched])
+            supervisor.step(BusLock(thread.requester, runs))
+        else:
+            supervisor.step(Serialize(thread.requester))

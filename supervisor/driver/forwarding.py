@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""System calls of a thread that is elsewhere than at home.
+
+Most are gathered here, run at home on the thread's shadow, and scattered here. Home's
+handlers carry out those that are more than marshalling; a few need no home (clocks).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from supervisor.arch.base import NO_CALL
+from supervisor.areas import Kind
+from supervisor.coherence.messages import Access
+from supervisor.driver.messages import SpecialCall, SystemCall
+from supervisor.driver.operations import Reply, Steps, flush_first
+from supervisor.driver.restarts import ERESTARTNOINTR, RESTART_CODES, RETURNS, repeat
+from supervisor.syscalls import handlers
+from supervisor.syscalls.call import Acquire
+from supervisor.syscalls.handlers import clocks, futex
+from supervisor.syscalls.marshal import gather, goes_on, scatter
+from supervisor.syscalls.spec import Row, Where
+from supervisor.tracee import ptrace
+from supervisor.units import HOME
+
+if TYPE_CHECKING:
+    from supervisor.driver.lender import Lender
+    from supervisor.driver.thread import Thread
+
+ARCH_SET_GS: Final = 0x1001
+ARCH_SET_FS: Final = 0x1002
+
+
+class GoesHome(Exception):
+    """A thread's system call needs memory that only home has: the thread repeats it there."""
+
+
+class Forwarding:
+    """Of a lender's threads."""
+
+    def __init__(self, lender: Lender) -> None:
+        self._lender = lender
+
+    def on_call(self, thread: Thread) -> None:
+        """A thread has stopped at a call."""
+        lender = self._lender
+        registers = ptrace.get_registers(thread.task, thread.registers)
+        row = lender.called_row(thread)
+        arguments = thread.arch.arguments_of(registers)
+        where = row.where
+        quiet = row.quiet
+        if where is Where.ANSWER or where is Where.REFUSE:
+            self._finish(thread, handlers.refusal(row))
+            return
+        if row.name in RETURNS:
+            repeat(registers, thread.arch.call_length)
+            ptrace.set_registers(thread.task, registers)
+            lender.leave(thread)
+            return
+        if where is Where.HANDLER or where is Where.SPACE or row.name in handlers.OVERRIDES:
+            local = clocks.LOCAL.get(row.handler)
+            if row.name == "arch_prctl" and arguments[0] in (ARCH_SET_FS, ARCH_SET_GS):
+                lender.resume(thread)
+                return
+            if local is not None and (
+                row.handler != "clock_gettime" or clocks.readable(arguments)
+            ):
+                steps = local(lender, row, arguments)
+            elif row.handler in handlers.MARSHALLED and not self._is_linker(registers.rip):
+                steps = self._forward(thread, row, arguments)
+            elif row.name == "exit":
+                steps = self._exit(thread, row, arguments)
+            else:
+                steps = self._special(thread, row, arguments)
+                quiet = False  # home reads the arguments in memory
+        elif row.unwrap is not None:
+            steps = self._unwrapped(thread, row, arguments)
+        elif row.name == "set_thread_area":
+            steps = self._set_thread_area(thread, row, arguments)
+        else:
+            steps = self._forward(thread, row, arguments)
+        if lender.node.armed and not quiet:
+            steps = flush_first(steps)
+        steps = self._unless_joint(thread, steps)
+        lender.operations.begin(
+            row.name, thread, steps, lambda value: self._finish(thread, value)
+        )
+
+    def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        """A call that stands for another."""
+        assert row.unwrap is not None
+        found = yield from row.unwrap(arguments, self._lender)
+        if isinstance(found, int):
+            return found
+        carry_out = self._special if found[0].handler else self._forward
+        return (yield from carry_out(thread, *found))
+
+    def _is_linker(self, ip: int) -> bool:
+        """Files that the dynamic linker opens are substituted, at home."""
+        area = self._lender.space.find(ip)
+        return area is not None and area.kind is Kind.NATIVE and handlers.is_linker(area.name)
+
+    def _forward(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        lender = self._lender
+        done = 0
+        while True:
+            call = yield from gather(row, arguments, lender, done)
+            if isinstance(call, int):
+                return done or call
+            lender.send(HOME, SystemCall(thread.tid, row.number, call))
+            result = yield Reply()
+            if result.ret in RESTART_CODES:
+                return done or result.ret
+            value = yield from scatter(row, arguments, call, result, lender)
+            if value < 0:
+                return done or value
+            done += value
+            if not goes_on(call, value):
+                return done
+
+    def _set_thread_area(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        """The shadow has chosen the entry; the worker's descriptor table gets it too."""
+        value = yield from self._forward(thread, row, arguments)
+        if value == 0:
+            yield Acquire(((arguments[0], ptrace.USER_DESC_SIZE, Access.READ),))
+            area = self._lender.read(arguments[0], ptrace.USER_DESC_SIZE)
+            ptrace.set_thread_areas(thread.task, [area])
+            ptrace.get_registers(thread.task, thread.registers)  # its segment bases
+        return value
+
+    def _unless_joint(self, thread: Thread, steps: Steps) -> Steps:
+        """A call's steps, unless they want memory that only home has: it is repeated there."""
+        try:
+            return (yield from steps)
+        except GoesHome:
+            thread.leaving = True
+            return ERESTARTNOINTR
+
+    def _special(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        lender = self._lender
+        payload = b""
+        xstate = b""
+        if row.handler == "futex":
+            where, size = futex.timeout_address(arguments), row.timespec.size
+            if where and lender.check(where, size, Access.READ):
+                yield Acquire(((where, size, Access.READ),))
+                payload = lender.read(where, size)
+        elif row.name == "clone":
+            xstate = ptrace.get_xstate(thread.task)
+        lender.send(HOME, self._special_call(thread, row, arguments, payload, xstate))
+        result = yield Reply()
+        return result.ret
+
+    @staticmethod
+    def _special_call(
+        thread: Thread, row: Row, arguments: list[int], payload: bytes = b"", xstate: bytes = b""
+    ) -> SpecialCall:
+        return SpecialCall(
+            thread.tid, row.number, arguments, payload, bytes(thread.registers), xstate
+        )
+
+    def _exit(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        self._lender.send(HOME, self._special_call(thread, row, arguments))
+        return None
+        yield
+
+    def _finish(self, thread: Thread, value: int | None) -> None:
+        """Give a thread its result and let it go on, here or at home."""
+        if value is None:
+            self._lender.drop(thread)  # it has exited
+            return
+        registers = thread.registers
+        if value in RESTART_CODES:
+            repeat(registers, thread.arch.call_length)
+        else:
+            registers.rax = value & 0xFFFF_FFFF_FFFF_FFFF
+            registers.orig_rax = NO_CALL
+        try:
+            ptrace.set_registers(thread.task, registers)
+            if thread.leaving:
+                self._lender.leave(thread)
+            else:
+                thread.cont()
+        except ptrace.TraceeGone:
+            pass

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a signal stop means: a page fault, the end of a step, a trap, or the program's own."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from supervisor.tracee import ptrace
+
+if TYPE_CHECKING:
+    from supervisor.driver.core import Supervisor
+    from supervisor.driver.thread import Thread
+
+
+class SignalStops:
+    """Of a host's threads."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def on_stop(self, thread: Thread, number: int) -> None:
+        supervisor = self._supervisor
+        if thread.native is not None:
+            supervisor.on_native_signal(thread, number)
+            return
+        if number == signal.SIGSEGV:
+            _, code, address = ptrace.get_siginfo(thread.task)
+            ptrace.get_registers(thread.task, thread.registers)
+            # SEGV_MAPERR and SEGV_ACCERR; others (a kill, a non-canonical address) are not ours.
+            if code in (1, 2) and supervisor.faults.arrived(thread, address):
+                return
+            if supervisor.checks.redirected(thread):
+                return
+        elif number == signal.SIGTRAP:
+            _, code, _ = ptrace.get_siginfo(thread.task)
+            if thread.stepping and code > 0:
+                self._stepped(thread)
+                return
+            registers = ptrace.get_registers(thread.task, thread.registers)
+            # int3 leaves rip behind itself.
+            registers.rip -= 1
+            if code == 0x80 and supervisor.checks.redirected(thread):
+                return
+            registers.rip += 1
+        elif number == signal.SIGILL:
+            ptrace.get_registers(thread.task, thread.registers)
+            if supervisor.checks.redirected(thread):
+                return
+        supervisor.holds.end(thread.requester)
+        supervisor.on_own_signal(thread, number)
+
+    def _stepped(self, thread: Thread) -> None:
+        """A thread has run one instruction, or stands at the first one of a handler."""
+        supervisor = self._supervisor
+        thread.stepping = False
+        if thread.frame_mask:
+            supervisor.entered_handler(thread)
+        supervisor.holds.stepped(thread.requester, thread.wanted)
+        if thread.pending_signals:
+            ptrace.get_registers(thread.task, thread.registers)
+            supervisor.deliver_pending(thread)
+        else:
+            supervisor.move_on(thread)

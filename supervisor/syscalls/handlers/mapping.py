@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""New mappings: mmap, which copies files, shares them or has the kernel map them, and shmat."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING, Final
+
+from supervisor.areas import EXEC, READ, WRITE, Area, Kind
+from supervisor.coherence.messages import Access
+from supervisor.driver.joint import ANONYMOUS
+from supervisor.driver.operations import Native, Steps
+from supervisor.syscalls.call import Acquire
+from supervisor.tracee import inject, ptrace
+from supervisor.tracee.maps import read_maps
+from supervisor.tracee.memory import FileBacking
+from supervisor.units import PAGE_MASK, PAGE_SIZE, round_up
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.messages import SpecialCall
+    from supervisor.driver.thread import Thread
+
+PROT_MASK: Final = READ | WRITE | EXEC
+MAP_PRIVATE: Final = 0x02
+MAP_TYPE: Final = 0x0F
+MAP_FIXED: Final = 0x10
+MAP_ANONYMOUS: Final = 0x20
+MAP_GROWSDOWN: Final = 0x100
+MAP_HUGETLB: Final = 0x40000
+MAP_FIXED_NOREPLACE: Final = 0x100000
+
+SYS_SHMAT: Final = 30
+SYS_SHMDT: Final = 67
+
+COPY_PIECE: Final = 1 << 20
+DEV_ZERO: Final = os.makedev(1, 5)
+
+
+def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    address, length, protection, flags, descriptor, offset = args
+    protection &= PROT_MASK
+    if length == 0 or length > home.space.top:
+        return -errno.EINVAL if length == 0 else -errno.ENOMEM
+    length = round_up(length)
+    if flags & MAP_TYPE not in (1, 2, 3):
+        return -errno.EINVAL
+    if flags & MAP_HUGETLB:
+        return -errno.ENOMEM  # as on a machine with no huge pages reserved
+    if offset & PAGE_MASK:
+        return -errno.EINVAL
+    file = -1
+    if not flags & MAP_ANONYMOUS:
+        try:
+            file = ptrace.borrow_descriptor(home.pidfd, descriptor & 0xFFFF_FFFF)
+        except OSError as error:
+            return -(error.errno or errno.EBADF)
+        status = os.fstat(file)
+        if flags & MAP_TYPE != MAP_PRIVATE and not stat.S_ISREG(status.st_mode):
+            os.close(file)
+            if status.st_rdev != DEV_ZERO or not stat.S_ISCHR(status.st_mode):
+                return -errno.ENODEV
+            file = -1  # mem(4): as MAP_ANONYMOUS
+    if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+        start = address
+        if start & PAGE_MASK or start < 0x10000 or start + length > thread.arch.user_top:
+            return -errno.EINVAL if start & PAGE_MASK else -errno.ENOMEM
+        if home.layout.is_reserved(start, start + length):
+            return -errno.EPERM
+        if flags & MAP_FIXED_NOREPLACE and home.space.overlapping(start, start + length):
+            return -errno.EEXIST
+    else:
+        found = home.layout.free_range(length, round_up(address))
+        if found is None:
+            return -errno.ENOMEM
+        start = found
+    if home.layout.is_full():
+        if file >= 0:
+            os.close(file)
+        return -errno.ENOMEM
+    if file < 0:
+        name = ANONYMOUS if flags & MAP_TYPE != MAP_PRIVATE else ""
+        area = Area(start, start + length, protection, Kind.GUEST, name)
+        home.layout.replace(area)
+        if flags & MAP_GROWSDOWN:
+            home.layout.growing.add(area)
+        return start
+    if flags & MAP_TYPE == MAP_PRIVATE and protection & WRITE:
+        return (yield from _map_private_copy(home, thread, args, start, length, file))
+    return (yield from _map_file(home, thread, args, start, length, file))
+
+
+def old_mmap(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """i386's first one, whose six arguments are in memory."""
+    if not home.check(args[0], 24, Access.READ):
+        return -errno.EFAULT
+    yield Acquire(((args[0], 24, Access.READ),))
+    return (yield from mmap(home, thread, [*struct.unpack("<6I", home.read(args[0], 24))], call))
+
+
+def mmap2(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """The offset is in pages."""
+    return mmap(home, thread, [*args[:5], args[5] * PAGE_SIZE], call)
+
+
+def _path_of(home: Home, descriptor: int) -> str:
+    try:
+        return os.readlink(f"/proc/{home.pid}/fd/{descriptor & 0xFFFF_FFFF}")
+    except OSError:
+        return ""
+
+
+def _map_private_copy(
+    home: Home, thread: Thread, args: list[int], start: int, length: int, file: int
+) -> Steps:
+    """A private writable file mapping: its contents are copied onto guest memory."""
+    _, _, protection, _, descriptor, offset = args
+    try:
+        # The kernel checks what is a mappable file with the right access mode.
+        probe = yield Native(
+            *thread.arch.map_call(0, length, READ, 2, descriptor, offset)
+        )
+        if probe < 0:
+            return probe
+        home.agent.check([(inject.SYS_MUNMAP, probe, length)])
+        home.layout.replace(Area(start, start + length, protection & PROT_MASK, Kind.GUEST,
+                            _path_of(home, descriptor)))
+        at = 0
+        while at < length:
+            data = os.pread(file, min(COPY_PIECE, length - at), offset + at)
+            if not data:
+                break
+            home.memory.write_bytes(start + at, data)
+            at += len(data)
+    finally:
+        os.close(file)
+    return start
+
+
+def _map_file(
+    home: Home, thread: Thread, args: list[int], start: int, length: int, file: int
+) -> Steps:
+    """A read-only private or a shared file mapping: the kernel's own, at home."""
+    _, _, protection, flags, descriptor, offset = args
+    shared = flags & MAP_TYPE != MAP_PRIVATE
+    kept = False
+    try:
+        path = _path_of(home, descriptor)
+        aliases = home.layout.file_mappings.add(
+            home.space, file, offset, start, start + length, path, shared
+        )
+        if aliases and home.hosts > 1:
+            home.stay_home("the program has mapped the same part of a file twice")
+            yield Acquire(tuple((low, high - low, Access.WRITE) for low, high in aliases))
+        fixed = flags & ~MAP_FIXED_NOREPLACE | MAP_FIXED
+        result = yield Native(
+            *thread.arch.map_call(start, length, protection, fixed, descriptor, offset)
+        )
+        if result < 0:
+            return result
+        kind = _kind_of_shared(home, file, path) if shared else Kind.NATIVE
+        area = Area(start, start + length, protection & PROT_MASK, kind, path)
+        home.layout.replace(area)
+        if shared:
+            home.memory.set_backing(start, start + length, FileBacking(file, start - offset))
+            kept = True
+        else:
+            home.memory.set_backing(start, start + length, home.native_backing)
+        if protection & EXEC:
+            home.code_mapped(file, start, offset, area.name)
+    finally:
+        if not kept:
+            os.close(file)
+    return start
+
+
+def _kind_of_shared(home: Home, file: int, path: str) -> Kind:
+    """Does anybody else than the program's threads write to a file that is mapped shared?
+
+    Surely not by this mapping if the file is open to be read only. But another
+    mapping of it may be writable, and what lies in /dev/shm is there for others.
+    """
+    if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+        return Kind.JOINT
+    if path.startswith("/dev/shm/") or any(
+        area.kind is Kind.JOINT and area.name == path for area in home.space
+    ):
+        return Kind.JOINT
+    return Kind.FILE
+
+
+def shmat(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    """The agent attaches: it shares the memory, and nothing else happens meanwhile."""
+    identifier, address, flags = args[:3]
+    if address and home.layout.is_reserved(address, address + 1):
+        return -errno.EINVAL
+    start = home.agent.run([(SYS_SHMAT, identifier & 0xFFFF_FFFF, address, flags)])[0]
+    if start < 0:
+        return start
+    found = [mapping for mapping in read_maps(home.pid) if mapping.start == start]
+    mapping = found[0]
+    home.layout.replace(
+        Area(start, mapping.end, mapping.protection, Kind.JOINT, mapping.path)
+    )
+    home.memory.set_backing(start, mapping.end, home.native_backing)
+    home.joint.attached[start] = mapping.end - start
+    return start
+    yield
+
+
+def shmdt(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    start = args[0]
+    size = home.joint.attached.get(start)
+    if size is None:
+        return -errno.EINVAL
+    result = home.agent.run([(SYS_SHMDT, start)])[0]
+    if result == 0:
+        del home.joint.attached[start]
+        home.space.remove(start, start + size)
+        home.layout.forget(start, start + size)
+    return result
+    yield

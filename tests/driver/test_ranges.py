@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ranges of bytes as runs of pages, and what may be fetched ahead of them."""
+
+from __future__ import annotations
+
+from supervisor.areas import READ, WRITE, AddressSpace, Area
+from supervisor.coherence.messages import Access, Run
+from supervisor.driver.ranges import mapped_runs, room, runs_of
+
+_SPACE = AddressSpace([Area(0x10000, 0x90000, READ), Area(0xA0000, 0xA3000, READ | WRITE)])
+
+
+def test_pages_ahead_are_of_the_last_page_that_is_wanted() -> None:
+    """An instruction may read a large area and write the last page of another."""
+    read, write = (0x10008, 8, Access.READ), (0xA2FF8, 8, Access.WRITE)
+    assert room(_SPACE, runs_of([read])) == (0x7F, 0)
+    assert room(_SPACE, runs_of([read, write])) == (0, 0)
+    assert room(_SPACE, runs_of([read, (0xA0000, 1, Access.WRITE)])) == (2, 0)
+
+
+def test_a_page_is_asked_for_once_with_the_greatest_access() -> None:
+    ranges = [(0x10FF8, 16, Access.READ), (0x11000, 1, Access.WRITE), (0x13000, 0, Access.WRITE)]
+    assert runs_of(ranges) == (Run(0x10, 1, Access.READ), Run(0x11, 1, Access.WRITE))
+
+
+def test_pages_that_are_not_mapped_any_more_are_left_out() -> None:
+    assert mapped_runs(_SPACE, [(0x8FFFF, 0x10002, Access.READ)]) == (
+        Run(0x8F, 1, Access.READ), Run(0xA0, 1, Access.READ)
+    )  # fmt: skip
