@@ -4,7 +4,8 @@
 - Two threads, one a host, each increment a counter of their own in one page for
   two seconds: their rates, against the same program's natively.
 - Jacobi whose rows share pages, under each policy.
-- 256 MiB written on one host and read on the other, against a bare Python socket.
+- 256 MiB written on one host and read on the other, against a bare Python socket that
+  moves as much from memory to memory (and, beside it, one MiB again and again).
 
 Everything is measured by turns in one run, and of each the best turn counts: on a
 machine that others use too, it is the one that was disturbed the least.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import signal
 import socket
@@ -31,6 +33,7 @@ POLICIES = ("adaptive", "single-writer", "paper")
 COUNT_MS = 2000
 JACOBI = ("jacobi", "2", "66", "64", "60", "1000")
 STREAM_MIB = 256
+PIECE = 1 << 20
 RUN_LIMIT_S = 300
 
 
@@ -64,26 +67,34 @@ def seconds(policy: str | None, program: Path, *argv: str) -> float:
     return float(output(policy, program, *argv)[-1])
 
 
-def socket_s(mib: int) -> float:
-    """How long a Python process needs to take in so much from another by loopback TCP."""
+def socket_s(mib: int, same: bool) -> float:
+    """How long a Python process needs to take in so much from another by loopback TCP.
+
+    As the program moves it: from memory that the one has written into memory that the other
+    has not touched yet. With `same`, one MiB from the cache again and again into one MiB.
+    """
+    size = mib << 20
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         far, _ = server.accept()
     pid = os.fork()
     if pid == 0:
         signal.alarm(RUN_LIMIT_S)
-        piece = bytes(1 << 20)
+        piece = bytes(range(256)) * (1 << 12)
+        written = memoryview(piece if same else piece * mib)
         far.recv(1)
-        for _ in range(mib):
-            far.sendall(piece)
+        for at in range(0, size, PIECE):
+            far.sendall(written if same else written[at : at + PIECE])
         os._exit(0)
     far.close()
-    room = memoryview(bytearray(1 << 20))
-    began = time.perf_counter()
+    room = memoryview(mmap.mmap(-1, PIECE if same else size))
     near.sendall(b"!")
-    left = mib << 20
+    near.recv(1, socket.MSG_PEEK)  # the other has made its memory
+    began = time.perf_counter()
+    left = size
     while left:
-        left -= near.recv_into(room)
+        at = 0 if same else size - left
+        left -= near.recv_into(room[at : at + PIECE])
     took = time.perf_counter() - began
     near.close()
     os.waitpid(pid, 0)
@@ -105,7 +116,8 @@ def measure(turns: int) -> dict[str, Any]:
                 relaxed.setdefault(policy or "native", []).append(
                     seconds(policy, program, *JACOBI)
                 )
-            streamed.setdefault("socket", []).append(socket_s(STREAM_MIB))
+            streamed.setdefault("socket", []).append(socket_s(STREAM_MIB, False))
+            streamed.setdefault("socket, 1 MiB", []).append(socket_s(STREAM_MIB, True))
             streamed.setdefault("adaptive", []).append(
                 seconds("adaptive", program, "stream", str(STREAM_MIB))
             )

@@ -113,7 +113,7 @@ class Bench:
 
 
 def _encoded(message: Message) -> bytes:
-    return wire.encode(message)
+    return b"".join(wire.encode(message))
 
 
 def unit_us(seconds: float) -> float:

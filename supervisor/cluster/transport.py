@@ -59,6 +59,8 @@ _RECEIVE_BYTES_MAX: Final = 1 << 20
 """What one call moves at most, so that one busy link starves nothing. `receive` is the
 smaller because its payloads all live until the caller is done with them: with 4 MiB the
 allocator gave memory back and faulted it in again, at three times the cost a byte."""
+_WAKE_BYTES: Final = 256 << 10
+"""Of a large frame: each wake-up costs about as much as copying so many bytes."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _USER_TIMEOUT_MS: Final = 10_000
@@ -72,7 +74,7 @@ class Frame(NamedTuple):
     """A whole frame as received; heartbeats are never handed out."""
 
     kind: int
-    payload: bytes
+    payload: bytes | bytearray
 
 
 def tune(sock: socket.socket) -> None:
@@ -130,6 +132,7 @@ class Link:
         "_garbage",
         "_heard",
         "_heard_at",
+        "_least",
         "_lost",
         "_queue",
         "_sent_at",
@@ -166,9 +169,10 @@ class Link:
         self._end = 0
         # A frame larger than the buffer arrives in pieces of its own; _big_left bytes of
         # it are still to come. Invariant: _big_left > 0 only while _start == _end.
-        self._big: list[bytes] = []
+        self._big = bytearray()
         self._big_kind = 0
         self._big_left = 0
+        self._least = 1
         self._beaten = 0
         self._sent_at = -1.0
         self._heard = 0
@@ -285,15 +289,14 @@ class Link:
         try:
             while budget > 0:
                 if self._big_left:
-                    piece = self._sock.recv(min(self._big_left, budget))
-                    count = len(piece)
-                    if count:
-                        self._big.append(piece)
-                        self._big_left -= count
-                        if not self._big_left:
-                            frames.append(Frame(self._big_kind, b"".join(self._big)))
-                            self._big.clear()
+                    rest = memoryview(self._big)[-self._big_left :]
+                    count = self._sock.recv_into(rest, min(self._big_left, budget))
+                    self._big_left -= count
                     room_left = self._big_left > 0
+                    self._expect(self._big_left)
+                    if not room_left:
+                        frames.append(Frame(self._big_kind, self._big))
+                        self._big = bytearray()
                 else:
                     end = self._end
                     room = _BUFFER_BYTES - end
@@ -337,7 +340,8 @@ class Link:
             stop = body + length
             if stop > end:
                 if length + 8 > _BUFFER_BYTES:
-                    self._big = [bytes(view[body:end])]
+                    self._big = bytearray(length)
+                    self._big[: end - body] = view[body:end]
                     self._big_kind = kind
                     self._big_left = stop - end
                     start = end
@@ -351,6 +355,13 @@ class Link:
             self._buffer[: end - start] = self._buffer[start:end]
             start, end = 0, end - start
         self._start, self._end = start, end
+
+    def _expect(self, count: int) -> None:
+        """Let the socket wake nobody for less than a good part of what is still to come."""
+        least = max(1, min(count, _WAKE_BYTES))
+        if least != self._least and self._sock.family in (socket.AF_INET, socket.AF_INET6):
+            self._least = least
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def _readable(self) -> bool:
         """Whether bytes wait in the socket that no `receive` has looked at."""

@@ -285,7 +285,7 @@ def _watch(home: Home, recalling: Recalling, run: Run, data: bytes) -> None:
             before = home.node.memory.read(PageNumber(page), 1)
             host = recalling.host
             home.node.policy.bounced(page, host, before, after, home.node.now_us)
-        home.snapshots[page] = after
+        home.snapshots[page] = bytes(after)
 
 
 def _check_yield(home: Home, recalling: Recalling, message: Yielded) -> None:

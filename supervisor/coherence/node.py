@@ -233,16 +233,14 @@ class Node:
             self._read_ahead(stream, demand)
 
     def _read_ahead(self, stream: Stream, demand: Demand) -> None:
-        """Ask for the next window of a stream under way before it is needed: it comes while
-        the last one is used."""
-        asked = stream.asks_on(demand.needs, demand.above, self.pages.access)
-        if asked is None:
-            return
-        self._fetch_last += 1
-        first, count, access = asked
-        needs, ahead = (run_of(first, 1, access),), (run_of(first + 1, count - 1, access),)
-        self.fetching[self._fetch_last] = Fetching(needs, ahead, (asked,), False, stream)
-        self.side.fetch(Fetch(self._fetch_last, needs, ahead, stream.streak))
+        """Ask for the next windows of a stream under way before they are needed: they come
+        while the last one is used."""
+        while (asked := stream.asks_on(demand.needs, demand.above, self.pages.access)) is not None:
+            self._fetch_last += 1
+            first, count, access = asked
+            needs, ahead = (run_of(first, 1, access),), (run_of(first + 1, count - 1, access),)
+            self.fetching[self._fetch_last] = Fetching(needs, ahead, (asked,), False, stream)
+            self.side.fetch(Fetch(self._fetch_last, needs, ahead, stream.streak))
 
     def _admit(self, requester: int, demand: Demand) -> bool:
         """Resume the requester, or let it wait for a page that is busy here.

@@ -47,6 +47,11 @@ READ_AHEAD_STREAK: Final = 5
 needed: then it has used one, and goes on. Where it ends, that window is wasted, and
 what is taken from another that writes there is missed; so no store does it."""
 
+AHEAD_SHARE: Final = 4
+AHEAD_WINDOWS_MAX: Final = 4
+"""One that has gone on for long is asked for further windows still, as much as a quarter of
+what it has gone through: they are on their way while one is being put into memory."""
+
 RECENT: Final = 8
 """Among so many faults that continue nothing three in a row of one stride are sought."""
 
@@ -175,12 +180,15 @@ class Stream:
     def asks_on(self, needs: tuple[Run, ...], above: int, own: PageMap) -> Run | None:
         """The window behind the last that was asked for, where that one is sure to be used
         up soon; `above` is what room there is above these needs."""
-        limit = needs[-1].first + needs[-1].count + above
-        count = min(self.window, limit - self.asked)
+        end = needs[-1].first + needs[-1].count
         if self.step != 1 or self.streak < self.ahead_streak or self.window < self.window_max:
             return None
         if self.access != Access.READ or self.writes:
             return None
+        ahead = min((end - self.start) // AHEAD_SHARE, AHEAD_WINDOWS_MAX * self.window)
+        if self.asked >= end + max(ahead, self.window):
+            return None
+        count = min(self.window, end + above - self.asked)
         if count < 2 or own.get(self.asked) != Access.NONE:
             return None
         run = run_of(self.asked, count, Access.READ)

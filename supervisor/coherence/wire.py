@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Messages between nodes as bytes: msgpack arrays tagged with the kind of message.
 
+Before the array stands its length, and behind it the page data, which so is copied
+neither to be sent nor, where there is much of it, when it has been received.
+
 Decoding checks what can be checked without knowing the node's state: types,
 ranges, order of runs, and that data has the length its parts promise. Whether
 a message makes sense here and now is the node's to say. Both raise PeerError.
@@ -8,6 +11,7 @@ a message makes sense here and now is the node's to say. Both raise PeerError.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final, get_args
 
@@ -65,21 +69,48 @@ AnyMessage = (
     | BusFreed
 )
 
+_LENGTH: Final = struct.Struct("<I")
+_WITH_DATA: Final = (Grant, Yielded, Delivery)
+_COPIED_BYTES_MAX: Final = 1 << 16
+"""So much page data is copied out of its frame, rather than that a view keeps the frame."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(AnyMessage)
 
 
-def encode(message: Message) -> bytes:
-    data: bytes = _encoder.encode(message)
-    return data
+def encode(message: Message) -> tuple[bytes, ...]:
+    """One or two buffers, to be sent one behind the other; page data is the second, as it is."""
+    data = b""
+    if isinstance(message, _WITH_DATA) and message.data:
+        data = message.data
+        message = msgspec.structs.replace(message, data=b"")
+    head = _encoder.encode(message)
+    head = _LENGTH.pack(len(head)) + head
+    return (head, data) if data else (head,)
 
 
-def decode(data: bytes) -> Message:
-    """The message that these bytes are; PeerError if they are none."""
+def decode(payload: bytes | bytearray) -> Message:
+    """The message that these bytes are; PeerError if they are none.
+
+    Much page data stays where it is, as a memoryview of `payload`.
+    """
+    view = memoryview(payload)
+    if len(view) < _LENGTH.size:
+        raise PeerError("malformed coherence message: it is too short")
+    end = _LENGTH.size + _LENGTH.unpack_from(view)[0]
     try:
-        decoded: Message = _decoder.decode(data)
+        decoded: Message = _decoder.decode(view[_LENGTH.size : end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"malformed coherence message: {error}") from None
+    rest = view[end:]
+    if isinstance(decoded, _WITH_DATA):
+        if decoded.data:
+            raise PeerError("malformed coherence message: page data in its head")
+        if len(rest):
+            data = rest if len(rest) > _COPIED_BYTES_MAX else bytes(rest)
+            msgspec.structs.force_setattr(decoded, "data", data)
+    elif len(rest):
+        raise PeerError(f"malformed coherence message: {len(rest)} bytes behind it")
     _CHECKS[type(decoded)](decoded)
     return decoded
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Final
 
 from supervisor.areas import AddressSpace
 from supervisor.coherence.messages import Access, Run
 from supervisor.coherence.policy import WINDOW_PAGES_MAX
+from supervisor.coherence.streams import AHEAD_WINDOWS_MAX
 from supervisor.units import PAGE_MASK, PAGE_SHIFT, PageNumber
+
+ROOM_ABOVE_MAX: Final = (AHEAD_WINDOWS_MAX + 2) * WINDOW_PAGES_MAX
+"""A stream asks for no more."""
 
 
 def runs_of(ranges: Iterable[tuple[int, int, Access]]) -> tuple[Run, ...]:
@@ -55,6 +60,6 @@ def room(space: AddressSpace, runs: tuple[Run, ...]) -> tuple[int, int]:
     high = space.find(end - 1)
     low = high if high is not None and high.start <= start else space.find(start)
     return (
-        0 if high is None else min(high.end - end >> PAGE_SHIFT, 2 * WINDOW_PAGES_MAX),
+        0 if high is None else min(high.end - end >> PAGE_SHIFT, ROOM_ABOVE_MAX),
         0 if low is None else min(start - low.start >> PAGE_SHIFT, WINDOW_PAGES_MAX),
     )

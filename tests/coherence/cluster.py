@@ -303,7 +303,7 @@ class Cluster:
         elif isinstance(effect, Send):
             if self.hosts[effect.host].lost:
                 return
-            message = wire.decode(wire.encode(effect.message))
+            message = wire.decode(b"".join(wire.encode(effect.message)))
             self.links[host.node.host, effect.host].append(message)
         elif isinstance(effect, Resume):
             thread = self.threads[effect.requester]

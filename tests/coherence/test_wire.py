@@ -75,9 +75,38 @@ GOOD: list[Message] = [
 ]
 
 
+def _with_data_in_head() -> bytes:
+    head = msgspec.msgpack.encode(Yielded(9, (part(1, 1, Content.DATA),), PAGE))
+    return len(head).to_bytes(4, "little") + head
+
+
 @pytest.mark.parametrize("message", GOOD, ids=lambda message: type(message).__name__)
 def test_round_trip(message: Message) -> None:
-    assert wire.decode(wire.encode(message)) == message
+    assert wire.decode(b"".join(wire.encode(message))) == message
+
+
+def test_much_page_data_is_copied_neither_way() -> None:
+    data = PAGE * 64
+    head, sent = wire.encode(Yielded(9, (part(1, 64, Content.DATA),), data))
+    assert sent is data
+    received = wire.decode(bytearray(head + sent))
+    assert isinstance(received, Yielded)
+    assert isinstance(received.data, memoryview) and received.data == data
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        wire.encode(Applied())[0] + b"x",
+        wire.encode(Applied())[0][:3],
+        (100).to_bytes(4, "little") + wire.encode(Applied())[0][4:] + b"x",
+        _with_data_in_head(),
+    ],
+    ids=["more behind it", "no length", "a wrong length", "data in the head"],
+)
+def test_wrong_frames_are_refused(payload: bytes) -> None:
+    with pytest.raises(PeerError):
+        wire.decode(payload)
 
 
 LIES: list[Message] = [
@@ -119,14 +148,14 @@ LIES: list[Message] = [
 @pytest.mark.parametrize("message", LIES, ids=repr)
 def test_lies_are_refused(message: Message) -> None:
     with pytest.raises(PeerError):
-        wire.decode(wire.encode(message))
+        wire.decode(b"".join(wire.encode(message)))
 
 
 def test_malformed_bytes_are_refused() -> None:
     rng = random.Random(1)
     survivors = 0
     for _ in range(4000):
-        data = bytearray(wire.encode(rng.choice(GOOD)))
+        data = bytearray(b"".join(wire.encode(rng.choice(GOOD))))
         for _ in range(rng.randint(1, 4)):
             data[rng.randrange(min(len(data), 40))] = rng.randrange(256)
         if rng.random() < 0.3:
@@ -199,7 +228,7 @@ def test_a_node_survives_nonsense_or_says_peer_error(host: int) -> None:
                     message = _random_message(
                         rng, to_home if (host == HOME) != wrong else to_others
                     )
-                    message = wire.decode(wire.encode(message))
+                    message = wire.decode(b"".join(wire.encode(message)))
                     sender = HostId(rng.choice((1, 2)) if host == HOME else HOME)
                     effects = node.step(Received(sender, message))
                     accepted += 1
