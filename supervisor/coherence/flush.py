@@ -31,7 +31,7 @@ from supervisor.units import PageNumber
 if TYPE_CHECKING:
     from supervisor.coherence.node import Node
 
-FLUSH_DEADLINE_US: Final = 15_000
+FLUSH_DEADLINE_US: Final = 10_000
 """A plain store into a multiple-writer page is on its way after this time at most."""
 
 
