@@ -23,7 +23,7 @@ from supervisor.areas import AddressSpace, Area, Kind
 from supervisor.cluster.transport import Link
 from supervisor.coherence import home as coherence_home
 from supervisor.coherence.messages import Access, Discarded
-from supervisor.driver import bystanders, exit_status, signals
+from supervisor.driver import bystanders, exit_status, processor_timers, signals
 from supervisor.driver.aliases import FileMappings
 from supervisor.driver.bystander_calls import BystanderCalls
 from supervisor.driver.code import CodeMap, CodeObject, start_to_prepare
@@ -145,6 +145,7 @@ class Home(Supervisor):
         self.surroundings = Surroundings(self)
         self.jobs = Jobs(self)
         self.processor_time = ProcessorTime(self)
+        self.processor_timers = processor_timers.ProcessorTimers(self)
         self.growing = AddressSpace()
         """MAP_GROWSDOWN areas."""
         self.newborn: set[int] = set()
@@ -216,6 +217,7 @@ class Home(Supervisor):
         self.start_pager(self.pidfd, Caller(self.pid, control.GADGET).call)
         main = self.add_thread(self.pid, self.pid, self.scratch.arch)
         self.by_tid[self.pid] = main
+        self.processor_timers.limited()
         self.resume(main)
 
     def _scratch_for(self, arch: Arch) -> int:
@@ -245,6 +247,7 @@ class Home(Supervisor):
         self.code = CodeMap(self._on_code)
         self.actions.executed()
         self.processor_time.executed()
+        self.processor_timers.executed()
         spawn.finish_exec(self.pid)
         check_header(f"/proc/{self.pid}/exe")
         self._take_over()
@@ -332,6 +335,10 @@ class Home(Supervisor):
     def run_call(self, thread: Thread, row: Row, call: Call) -> Steps:
         """Run a gathered call on a thread's kernel task; its Result."""
         instead = None
+        if row.handler == "clock_nanosleep":
+            slept = yield from self.processor_timers.sleep(thread, row, call)
+            if slept is not None:
+                return slept
         if row.name in PATHS:
             instead = yield from self.surroundings.redirect(thread, row, call)
         lease = self.scratch.lease()
@@ -343,6 +350,8 @@ class Home(Supervisor):
             lease.release()
             if instead is not None:
                 os.close(instead)
+        if row.name in processor_timers.WAITS:
+            return self.processor_timers.waited_for(thread, result)
         return (yield from self.processor_time.amend(thread, row, call, result))
 
     def _finish(self, thread: Thread, value: Any) -> None:
@@ -444,7 +453,8 @@ class Home(Supervisor):
         if not self.actions.runs_handler(number):
             thread.cont(number)  # the kernel stops, ends or restarts as it must
             return
-        thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
+        info = self.processor_timers.taken(ptrace.get_siginfo_bytes(thread.task))
+        thread.pending_signals.append((number, info))
         thread.at_signal = True
         if thread.away != HOME:
             self.send(thread.away, BringHome(thread.tid))
@@ -556,6 +566,7 @@ class Home(Supervisor):
             return
         self.remove_thread(thread)
         self.by_tid.pop(thread.tid, None)
+        self.processor_timers.ended(thread.tid)
         if thread.away != HOME:
             self.send(thread.away, ThreadEnded(thread.tid))
         if not thread.borrowed:
@@ -683,7 +694,8 @@ class Home(Supervisor):
 
     def send_away(self, thread: Thread, host: HostId, registers: bytes, xstate: bytes) -> None:
         """Let a thread go on at another host; its task here becomes the shadow."""
-        thread.away = host
+        thread.away, thread.returns_to = host, HOME
+        self.processor_time.placed(host)
         ptrace.get_registers(thread.task, thread.registers)  # a valid frame for calls here
         if host not in self.synced:
             self.synced.add(host)
@@ -740,6 +752,8 @@ class Home(Supervisor):
                 self.trap_caught()  # it read the other host's armed byte
             elif thread.destination is not None:
                 self.depart(thread)
+            elif thread.returns_to != HOME and not sigcalls.pending(self, thread):
+                self.processor_timers.goes_back(thread)  # another has taken the signal
             else:
                 thread.cont()
         except ptrace.TraceeGone:

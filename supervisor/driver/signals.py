@@ -167,7 +167,8 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
         thread.cont(number)
         return
     ptrace.get_registers(thread.task, thread.registers)
-    thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
+    info = home.processor_timers.taken(ptrace.get_siginfo_bytes(thread.task))
+    thread.pending_signals.append((number, info))
     deliver_pending(home, thread)
 
 

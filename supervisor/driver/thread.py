@@ -56,6 +56,7 @@ class Thread:
         "pending_signals",
         "registers",
         "requester",
+        "returns_to",
         "robust_list",
         "scrutinise",
         "spent",
@@ -94,6 +95,8 @@ class Thread:
         """Virtual processors that sched_setaffinity allowed, bit N for processor N; None: all."""
         self.destination: HostId | None = None
         """At home: the host to which the thread goes at its next stop."""
+        self.returns_to: HostId = HOME
+        """At home: where it goes back to when its handler returns, if not HOME."""
         self.entered = False
         """The call that the thread stopped at has run (its exit stop, or the gadget)."""
         self.actions = actions
@@ -129,7 +132,7 @@ class Thread:
         """The greatest access that its last fault asked for."""
         self.account = Account()
         self.meter = Meter()
-        """Elsewhere: what its task has used there."""
+        """What its task on this host has used."""
         self.spent = Times()
         """At home: processor time of its stays elsewhere that are over."""
         self.paging = False

@@ -184,7 +184,10 @@ def rt_sigreturn(home: Home, thread: Thread, args: list[int], _: SpecialCall | N
         if thread.pending_signals:
             home.deliver_pending(thread)
             return None
-    home.resume(thread)
+    if thread.returns_to != HOME:
+        home.processor_timers.goes_back(thread)
+    else:
+        home.resume(thread)
     return None
 
 
