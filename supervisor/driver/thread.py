@@ -46,6 +46,7 @@ class Thread:
         "fault_address",
         "fault_key",
         "frame_mask",
+        "frame_mask_at",
         "later",
         "leaving",
         "lost",
@@ -116,6 +117,8 @@ class Thread:
         """Of the forced ones, sent while the program has them blocked: number, siginfo."""
         self.frame_mask = 0
         """Forced signals that the frame of the handler being entered is to show as blocked."""
+        self.frame_mask_at = 0
+        """Where: from the stack pointer."""
         self.at_signal = False
         """Stands at the delivery of a signal, where another can be put in its place."""
         self.delivering = False

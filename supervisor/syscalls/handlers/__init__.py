@@ -19,6 +19,7 @@ from supervisor.syscalls.handlers import (
     clocks,
     files,
     futex,
+    ipc,
     machine,
     memory,
     signals,
@@ -31,6 +32,7 @@ Handler = Callable[..., Any]
 
 HOME_HANDLERS: Final[dict[str, Handler]] = {
     **memory.HANDLERS,
+    **ipc.HANDLERS,
     **threads.HANDLERS,
     **futex.HANDLERS,
     **signals.HANDLERS,
