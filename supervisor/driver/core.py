@@ -671,6 +671,8 @@ class Supervisor:
         """A synchronization instruction, about to run natively, must drain the store buffer."""
         thread.waiting = True
         touched = self.decoder.touches(self.code_at(thread), thread.registers)
+        if self.has_joint and any(self.is_joint(t.address, max(t.length, 1)) for t in touched):
+            touched = []  # coherence has no part in it: its fault takes the thread home
         if touched:
             thread.step_next = True  # it runs before its pages may change their mode
             self.step(
