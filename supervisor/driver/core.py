@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from supervisor.arch import Arch
 from supervisor.areas import EXEC, READ, WRITE, AddressSpace, Area, Kind
+from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import SILENCE_S_MAX, Frame, Link
 from supervisor.coherence import wire
 from supervisor.coherence.messages import (
@@ -48,7 +49,8 @@ from supervisor.coherence.messages import (
 )
 from supervisor.coherence.node import Node
 from supervisor.coherence.policy import WINDOW_PAGES_MAX
-from supervisor.driver import messages, waits
+from supervisor.driver import messages, questions, waits
+from supervisor.driver.code import Lead
 from supervisor.driver.events import Events
 from supervisor.driver.messages import COHERENCE, CONTROL, ControlMessage
 from supervisor.driver.migratory import Migratory
@@ -105,9 +107,11 @@ class Supervisor:
         policy: str,
         verbose: Callable[[str], None],
         paths: frozenset[tuple[HostId, HostId]] = frozenset(),
+        shown: Shown = AS_IT_IS,
     ) -> None:
         self.host = host
         self.hosts = hosts
+        self.shown = shown
         self.links = links
         self.names = names
         self.verbose = verbose
@@ -598,8 +602,8 @@ class Supervisor:
         """See TrapMap.past_check."""
         raise NotImplementedError
 
-    def find_trap(self, address: int) -> tuple[int, bool] | None:
-        """Where a trap or redirect at this address goes on, and whether it is a trap."""
+    def find_trap(self, address: int) -> Lead | None:
+        """Where a trap or redirect at this address goes on."""
         raise NotImplementedError
 
     def _made_progress(self, thread: Thread) -> None:
@@ -655,13 +659,15 @@ class Supervisor:
         found = self.find_trap(thread.registers.rip)
         if found is None:
             return False
-        target, is_trap = found
-        if is_trap:
+        questions.follow(found, thread.registers, self.shown)
+        if found.is_trap:
             self.counters["traps"] += 1
-        thread.registers.rip = target
         ptrace.set_registers(thread.task, thread.registers)
         self._made_progress(thread)
-        if is_trap and self.node.armed:
+        if found.behind and self.node.armed:
+            thread.waiting = True
+            self.step(Serialize(thread.requester))
+        elif found.is_trap and self.node.armed:
             self._trap(thread)
         else:
             self.move_on(thread)

@@ -20,13 +20,20 @@ from typing import Any, Final
 from supervisor.arch import X86_64, Arch
 from supervisor.arch.base import NO_CALL
 from supervisor.areas import AddressSpace, Area, Kind
+from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
 from supervisor.coherence import home as coherence_home
 from supervisor.coherence.messages import Access, Discarded
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.aliases import FileMappings
 from supervisor.driver.bystander_calls import BystanderCalls
-from supervisor.driver.code import CodeMap, CodeObject, start_to_prepare
+from supervisor.driver.code import (
+    CodeMap,
+    CodeObject,
+    Lead,
+    kinds_that_trap,
+    start_to_prepare,
+)
 from supervisor.driver.core import Supervisor
 from supervisor.driver.forks import Forks
 from supervisor.driver.jobs import Jobs
@@ -130,11 +137,13 @@ class Home(Supervisor):
         policy: str,
         verbose: Callable[[str], None],
         paths: frozenset[tuple[HostId, HostId]] = frozenset(),
+        shown: Shown = AS_IT_IS,
     ) -> None:
-        super().__init__(HOME, hosts, links, names, policy, verbose, paths)
+        super().__init__(HOME, hosts, links, names, policy, verbose, paths, shown)
         self.scratch = Scratch(X86_64)
-        self.code = CodeMap(self._on_code)
-        self.machine = Machine(cpus)
+        self.questions_trap = shown.words is not None
+        self.code = CodeMap(self._on_code, questions_trap=self.questions_trap)
+        self.machine = Machine(cpus, shown.features)
         self.placement = Placement(cpus)
         self.file_mappings = FileMappings()
         self.space_turns = Turns(self.wake)
@@ -149,7 +158,9 @@ class Home(Supervisor):
         """MAP_GROWSDOWN areas."""
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
-        self.bystanders = bystanders.Bystanders(self.newborn, BystanderCalls(self.machine))
+        self.bystanders = bystanders.Bystanders(
+            self.newborn, BystanderCalls(self.machine), shown
+        )
         self.synced: set[HostId] = set()
         """Hosts that have the area list; the others get it with their first thread."""
         self.areas_max = maps_max() - MAPS_SPARE
@@ -193,16 +204,17 @@ class Home(Supervisor):
         paths = {mapping.path for mapping in read_maps(self.pid) if mapping.path.startswith("/")}
         self.begin("take over", None, self.prepared(paths), lambda _: self._take_over_prepared())
 
-    @staticmethod
-    def prepared(paths: Iterable[str]) -> Steps:
+    def prepared(self, paths: Iterable[str]) -> Steps:
         """Have the rewritten files of these in the cache; see `start_to_prepare`."""
-        yield Wait(("prepared", start_to_prepare(paths)))
+        always_trap = kinds_that_trap(self.questions_trap)
+        yield Wait(("prepared", start_to_prepare(paths, always_trap)))
 
     def _take_over_prepared(self) -> None:
         if self.finished:
             return
         taken = image.take_over(
-            self.pid, self.memory, self.control, self._scratch_for, self.code.substitute
+            self.pid, self.memory, self.control, self._scratch_for, self.code.substitute,
+            self.shown,
         )
         self.adopt_agent(taken.agent)
         self.space = taken.space
@@ -242,7 +254,7 @@ class Home(Supervisor):
         self.areas_changed([(area.start, area.end) for area in old], [], [])
         self.synced.clear()  # the new image's areas go out with its first thread elsewhere
         self.decoder.forget()
-        self.code = CodeMap(self._on_code)
+        self.code = CodeMap(self._on_code, questions_trap=self.questions_trap)
         self.actions.executed()
         self.processor_time.executed()
         spawn.finish_exec(self.pid)
@@ -514,7 +526,7 @@ class Home(Supervisor):
     def on_own_signal(self, thread: Thread, number: int) -> None:
         signals.arrived(self, thread, number)
 
-    def find_trap(self, address: int) -> tuple[int, bool] | None:
+    def find_trap(self, address: int) -> Lead | None:
         return self.code.traps.find(address)
 
     def past_check(self, address: int) -> int | None:
@@ -525,7 +537,12 @@ class Home(Supervisor):
             self.send(host, CodeLoaded(*found))
 
     def refuse_traps(self, why: str) -> None:
-        """Code runs whose synchronization instructions do not trap: no page may need them."""
+        """Code runs whose synchronization instructions do not trap: no page may need them.
+
+        Nor do its CPUIDs: it must stay on the host whose processor answers them.
+        """
+        if self.questions_trap:
+            self.stay_home(f"{why}, and the hosts' processors differ")
         if self.several_writers and not self.untrapped:
             self.verbose(f"{why}: no page has several writers from here on")
             self.untrapped = why

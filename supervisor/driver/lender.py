@@ -20,10 +20,11 @@ from typing import Any, Final
 from supervisor.arch import of_selector
 from supervisor.arch.base import NO_CALL
 from supervisor.areas import Area, Kind
+from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access
 from supervisor.driver import exit_status
-from supervisor.driver.code import CodeObject, TrapMap
+from supervisor.driver.code import CodeObject, Lead, TrapMap
 from supervisor.driver.core import Supervisor
 from supervisor.driver.home import RESTART_CODES, RETURNS, repeat
 from supervisor.driver.messages import (
@@ -88,8 +89,9 @@ class Lender(Supervisor):
         policy: str,
         verbose: Callable[[str], None],
         paths: frozenset[tuple[HostId, HostId]] = frozenset(),
+        shown: Shown = AS_IT_IS,
     ) -> None:
-        super().__init__(host, hosts, links, names, policy, verbose, paths)
+        super().__init__(host, hosts, links, names, policy, verbose, paths, shown)
         self.by_tid: dict[int, Thread] = {}
         self.traps = TrapMap()
         self.migrate = True
@@ -142,7 +144,10 @@ class Lender(Supervisor):
             self._areas_changed(message)
         elif isinstance(message, CodeLoaded):
             self.traps.add(
-                CodeObject(message.bias, message.traps, message.redirects, message.checked)
+                CodeObject(
+                    message.bias, message.traps, message.redirects, message.checked,
+                    message.questions,
+                )
             )
         elif isinstance(message, StartThread):
             self._start_thread(message)
@@ -335,7 +340,7 @@ class Lender(Supervisor):
         if not self.quitting:
             self.fail(GuestDied(f"its guest process {exit_status.describe(stop)}"))
 
-    def find_trap(self, address: int) -> tuple[int, bool] | None:
+    def find_trap(self, address: int) -> Lead | None:
         return self.traps.find(address)
 
     def past_check(self, address: int) -> int | None:

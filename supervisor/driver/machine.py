@@ -37,9 +37,11 @@ _ENTRY_HEADER: Final = 19
 class Machine:
     """What the program, and the processes that it makes, see in place of home's files."""
 
-    def __init__(self, cpus: list[int]) -> None:
+    def __init__(self, cpus: list[int], features: frozenset[str] | None = None) -> None:
         self.hosts = cpus
         """Processors of each host."""
+        self.features = features
+        """What /proc/cpuinfo has of home's flags; None for all."""
         self.cpus = sum(cpus)
         self._where = [
             (host, number - sum(cpus[:host]), range(sum(cpus[:host]), sum(cpus[: host + 1])))
@@ -122,6 +124,9 @@ class Machine:
             for line in blocks[number % len(blocks)].splitlines():
                 name = line.partition("\t")[0]
                 before, colon, _ = line.partition(": ")
+                if name == "flags" and self.features is not None:
+                    kept = [flag for flag in line.split()[2:] if flag in self.features]
+                    line = f"{before}{colon}{' '.join(kept)}"
                 lines.append(f"{before}{colon}{instead[name]}" if name in instead else line)
             shown.append("\n".join(lines) + "\n\n")
         return "".join(shown)

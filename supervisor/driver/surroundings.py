@@ -23,6 +23,7 @@ from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.operations import Steps
 from supervisor.syscalls.call import Acquire, Call, Segment
 from supervisor.syscalls.spec import Row
+from supervisor.tracee.image import amend_auxiliary
 from supervisor.tracee.maps import Mapping, read_maps
 from supervisor.tracee.memory import data_extents
 
@@ -91,6 +92,8 @@ class Surroundings:
         tid = int(task) if task else thread.tid if process == "thread-self" else self.home.pid
         if name in ("cmdline", "environ"):
             return (yield from self._strings(name))
+        if name == "auxv":
+            return self._auxiliary_vector()
         if name == "stat" and tid in self.home.by_tid:
             whose = self.home.by_tid[tid] if task or process == "thread-self" else None
             return (yield from self._stat(whose))
@@ -151,6 +154,12 @@ class Surroundings:
             return None
         yield Acquire(((start, length, Access.READ),))
         return self.home.read(start, length)
+
+    def _auxiliary_vector(self) -> bytes:
+        with open(f"/proc/{self.home.pid}/auxv", "rb") as file:
+            vector = bytearray(file.read())
+        amend_auxiliary(vector, 0, self.home.scratch.arch, self.home.shown)
+        return bytes(vector)
 
     def _lines(self) -> list[tuple[Area, str]]:
         """Each area with its line of /proc/PID/maps."""
