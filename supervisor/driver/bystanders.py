@@ -17,7 +17,7 @@ from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.driver import questions
 from supervisor.driver.bystander_calls import BystanderCalls
 from supervisor.driver.code import TrapMap
-from supervisor.tracee import ptrace
+from supervisor.tracee import processor_number, ptrace
 from supervisor.tracee.stops import Stop, StopKind
 
 PTRACE_EVENT_FORK: Final = 1
@@ -56,6 +56,16 @@ class Bystanders:
         if affinity is not None:
             self._calls.masks[task] = affinity
 
+    @staticmethod
+    def executed(task: int) -> None:
+        """A task has executed a file, whose first instruction it has yet to run."""
+        with contextlib.suppress(OSError):
+            processor_number.ask_kernel(task)
+
+    def file(self, process: int, task: int, name: str) -> bytes | None:
+        """What one of its files under /proc shows; None where it is as the kernel's."""
+        return self._calls.file(process, task, name, self.tasks)
+
     def on_stop(self, stop: Stop) -> bool:
         """Let a bystander go on; False when the task is not one."""
         if stop.pid not in self.tasks:
@@ -71,6 +81,7 @@ class Bystanders:
                         self._born(stop.pid, ptrace.get_event_message(stop.pid))
                     elif stop.detail == PTRACE_EVENT_EXEC:
                         self._traps.pop(stop.pid, None)
+                        self.executed(stop.pid)
                     ptrace.cont(stop.pid)
                 case StopKind.GROUP_STOP if stop.detail in _STOPPING:
                     ptrace.listen(stop.pid)

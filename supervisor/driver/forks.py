@@ -262,6 +262,7 @@ class Forks:
         if thread.borrowed:
             home.remove_thread(thread)
             home.bystanders.add(thread.task, thread.affinity)
+            home.bystanders.executed(thread.task)
             thread.cont()
             return
         home.restart()

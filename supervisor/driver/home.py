@@ -159,7 +159,9 @@ class Home(Supervisor):
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
         self.bystanders = bystanders.Bystanders(
-            self.newborn, BystanderCalls(self.machine), shown
+            self.newborn,
+            BystanderCalls(self.machine, self.surroundings.told_to_child),
+            shown,
         )
         self.synced: set[HostId] = set()
         """Hosts that have the area list; the others get it with their first thread."""
