@@ -105,7 +105,7 @@ class Machine:
         elif path == f"{ROOT}/offline":
             text = ""
         elif path == f"{ROOT}/smt/active" and len(self.hosts) > 1:
-            text = "0"
+            text = "0" if _has_value(path) else None
         elif path.startswith(nodes.ROOT) and len(self.hosts) > 1:
             mask = as_mask(self.all, self.cpus)
             text = self.nodes.contents(path, as_list(range(self.cpus)), mask)
