@@ -9,6 +9,7 @@ they are told of the machine (bystander_calls.py).
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from typing import Final
 
@@ -40,6 +41,12 @@ class Bystanders:
         self.tasks.add(task)
         if affinity is not None:
             self._calls.masks[task] = affinity
+
+    def kill(self) -> None:
+        """End those that are left; they are reaped like any tracee."""
+        for task in self.tasks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(task, signal.SIGKILL)
 
     def on_stop(self, stop: Stop) -> bool:
         """Let a bystander go on; False when the task is not one."""

@@ -919,6 +919,15 @@ class Home(Supervisor):
             except DsmsupError:
                 pass  # the run is over: the guest is gone, or a host that has nothing to tell
 
+    async def wait_for_children(self) -> None:
+        """Until no child that the program has left behind is running (the caller bounds it)."""
+        while self.bystanders.tasks and self.trouble is None and not self.terminating:
+            try:
+                self.settle()
+                await self.events.wait(False)
+            except DsmsupError:
+                pass  # as above
+
 
 def _may_be_forwarded(row: Row) -> bool:
     """May another host ask for this call to be run as it is?"""
