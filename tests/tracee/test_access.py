@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import keystone
 import pytest
+from assembler import assembled
 
 from supervisor.arch import I386, X86_64
 from supervisor.coherence.messages import Access
 from supervisor.tracee.access import AccessDecoder, Touch, needs_of_fault
 from supervisor.tracee.ptrace import Registers
 
-_ASSEMBLER = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
 IP = 0x400000
 READ, WRITE = Access.READ, Access.WRITE
 
@@ -27,7 +26,7 @@ def _registers() -> Registers:
 
 def _touches(text: str) -> tuple[AccessDecoder, list[Touch]]:
     decoder = AccessDecoder()
-    return decoder, decoder.touches(bytes(_ASSEMBLER.asm(text, IP)[0]), _registers())
+    return decoder, decoder.touches(assembled(text, IP), _registers())
 
 
 @pytest.mark.parametrize(
@@ -63,10 +62,9 @@ def test_operands(text: str, expected: list[tuple[int, int, Access]]) -> None:
     ],
 )
 def test_operands_of_i386_code(text: str, expected: list[tuple[int, int, Access]]) -> None:
-    assembler = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_32)
     registers = _registers()
     registers.cs, registers.rbx, registers.gs_base = I386.code_selector, 0x1, 0xF7C0_0000
-    touched = AccessDecoder().touches(bytes(assembler.asm(text, IP)[0]), registers)
+    touched = AccessDecoder().touches(assembled(text, IP, 32), registers)
     assert [tuple(touch) for touch in touched] == expected
 
 
@@ -103,7 +101,7 @@ def test_state_saved_past_the_known_extent_is_a_write() -> None:
 
 def test_an_instruction_cut_short_is_decoded_again_when_the_rest_is_there() -> None:
     decoder = AccessDecoder()
-    code = bytes(_ASSEMBLER.asm("lock cmpxchg [rdi+rax*4+8], rcx", IP)[0])
+    code = assembled("lock cmpxchg [rdi+rax*4+8], rcx", IP)
     assert decoder.touches(code[:3], _registers()) == []
     assert not decoder.cached(IP)
     assert decoder.touches(code, _registers())[0].length == 8

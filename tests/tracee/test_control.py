@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 import iced_x86
-import keystone
+from assembler import assembled
 
 from rewriter.kinds import ARMED_ADDRESS
 from supervisor.arch import I386
@@ -14,33 +14,27 @@ from supervisor.tracee import control
 from supervisor.tracee.control import ControlBlock
 
 
-def _assemble(text: str, address: int, mode: int = keystone.KS_MODE_64) -> bytes:
-    engine = keystone.Ks(keystone.KS_ARCH_X86, mode)
-    code, _ = engine.asm(text, address)
-    return bytes(code)
-
-
-def _laid_out(source: str, start: int, mode: int) -> bytes:
+def _laid_out(source: str, start: int, bits: int) -> bytes:
     """Assembles text whose .org lines (keystone has none) count from `start`."""
     first, *others = re.split(r"\.org (0x[0-9a-f]+)", source)
-    code = _assemble(first, start, mode)
+    code = assembled(first, start, bits)
     for at, text in zip(others[::2], others[1::2], strict=True):
         code = code.ljust(int(at, 16), b"\x90")
-        code += _assemble(text, start + int(at, 16), mode)
+        code += assembled(text, start + int(at, 16), bits)
     return code
 
 
 def test_code_is_its_source() -> None:
-    expected = _laid_out(control.SOURCE, control.CODE, keystone.KS_MODE_64)
+    expected = _laid_out(control.SOURCE, control.CODE, 64)
     assert expected == control.CODE_BYTES
     assert expected[I386.gadget - control.CODE :].startswith(
-        _assemble("int 0x80; int3", I386.gadget, keystone.KS_MODE_32)
+        assembled("int 0x80; int3", I386.gadget, 32)
     )
 
 
 def test_restorers_are_what_unwinders_look_for() -> None:
     start = I386.restorers[0] - 1
-    assert _laid_out(control.RESTORER_SOURCE, start, keystone.KS_MODE_32) == control.RESTORER_BYTES
+    assert _laid_out(control.RESTORER_SOURCE, start, 32) == control.RESTORER_BYTES
     assert control.RESTORER_BYTES[I386.restorers[1] - start :].startswith(b"\xb8\xad\0\0\0\xcd\x80")
     assert start > control.CALLS_PASS_END  # these calls must stop
 
