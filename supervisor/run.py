@@ -15,8 +15,10 @@ from typing import Any, Final, TextIO
 
 import trio
 
+from supervisor.cluster import processors
 from supervisor.cluster.membership import Membership, assemble, say
 from supervisor.cluster.plan import ClusterPlan
+from supervisor.cluster.processors import Shown
 from supervisor.cluster.transport import keep_freed_memory
 from supervisor.driver import events
 from supervisor.driver.home import Home
@@ -93,10 +95,11 @@ async def _run_host(
     keep_freed_memory()
     job.tell(f"host {membership.host_id}: scheduling: {put_first()}")
     names = [info.hostname for info in membership.infos]
+    shown = processors.shown([info.processor for info in membership.infos])
     try:
         if membership.host_id == HOME:
-            return await _run_home(plan, job, membership, names, child_of)
-        return await _run_lender(plan, job, membership, names)
+            return await _run_home(plan, job, membership, names, shown, child_of)
+        return await _run_lender(plan, job, membership, names, shown)
     finally:
         membership.close()
 
@@ -106,14 +109,18 @@ async def _run_home(
     job: Job,
     membership: Membership,
     names: list[str],
+    shown: Shown,
     child_of: Callable[[int], HostId | None],
 ) -> int:
     started = time.monotonic()
     report = None if job.stats_path is None else _open_report(job.stats_path)
     cpus = [info.cpus for info in membership.infos]
+    if shown.hidden:
+        job.tell(f"not all hosts have {', '.join(sorted(shown.hidden))}: CPUID hides it")
     home = Home(
-        membership.hosts, membership.links, names, cpus, job.policy, job.tell, membership.paths
-    )
+        membership.hosts, membership.links, names, cpus, job.policy, job.tell, membership.paths,
+        shown,
+    )  # fmt: skip
     home.on_child_exit = child_of
     home.child_hosts = frozenset(host for host, _ in plan.processes)
     home.pager_choice = job.pager
@@ -150,11 +157,11 @@ async def _run_home(
 
 
 async def _run_lender(
-    plan: ClusterPlan, job: Job, membership: Membership, names: list[str]
+    plan: ClusterPlan, job: Job, membership: Membership, names: list[str], shown: Shown
 ) -> int:
     lender = Lender(
         membership.host_id, membership.hosts, membership.links, names, job.policy, job.tell,
-        membership.paths,
+        membership.paths, shown,
     )  # fmt: skip
     lender.migrate = job.migrate
     lender.pager_choice = job.pager

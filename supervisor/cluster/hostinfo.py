@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor.cluster.processors import difference
+from supervisor.cluster.processors import Processor, local_processor, unfit
 from supervisor.units import PAGE_SIZE
 
 
@@ -20,8 +20,8 @@ class HostInfo(msgspec.Struct, frozen=True, array_like=True):
     """One host as every other knows it.
 
     `id` is -1 until home has assigned one; `address` is the host's as its peer sees it,
-    without a port. `cpus` counts the processors it lends; `features` are the flags of
-    /proc/cpuinfo, sorted: hosts must agree in what programs can use (processors.py).
+    without a port. `cpus` counts the processors it lends; `processor` is what programs
+    can tell of them (processors.py).
     """
 
     id: int
@@ -33,7 +33,7 @@ class HostInfo(msgspec.Struct, frozen=True, array_like=True):
     page_size: int
     cpu_vendor: str
     cpu_model: str
-    features: tuple[str, ...]
+    processor: Processor
     port: int = 0
     """Where the other hosts may call it, 0 for nowhere."""
 
@@ -57,7 +57,7 @@ def local_info(cpus: int, port: int = 0) -> HostInfo:
         page_size=resource.getpagesize(),
         cpu_vendor=vendor,
         cpu_model=model,
-        features=features,
+        processor=local_processor(features),
         port=port,
     )
 
@@ -76,11 +76,11 @@ def misfit(ours: HostInfo, theirs: HostInfo) -> str:
         return f"its port is {theirs.port}"
     if theirs.cpus < 1:
         return "it lends no processor"
-    differs = difference(ours.features, theirs.features)
+    differs = unfit(ours.processor, theirs.processor)
     if differs:
         return (
-            f"the processor of {theirs.name} {differs}: a program that asked one host would"
-            " fail on the other (give virtual machines one CPU model)"
+            f"the processor of {theirs.name} {differs}: this cannot be hidden from a program"
+            " (give virtual machines one CPU model, or start kernels with clearcpuid=)"
         )
     return ""
 

@@ -2,9 +2,10 @@
 """Calls by which the program's children look at the machine: they see that of the program.
 
 The children run at home, and the kernel serves them. Only what tells of processors
-is put right, at the stops that the inherited filter makes anyway: files are opened
-from memory or under another path, the folder of processors is listed whole, and
-affinity is a mask of virtual processors, which binds a child to nothing.
+or of the trace is put right, at the stops that the inherited filter makes anyway: files
+are opened from memory or under another path, the folder of processors is listed whole, and
+affinity is a mask of virtual processors, which binds a child to nothing but what it is
+told of its own processor.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Final
 
 from supervisor.arch import ALL, Arch
 from supervisor.arch.base import NO_CALL
-from supervisor.driver import machine
-from supervisor.driver.machine import Machine
+from supervisor.driver import machine, process_files
+from supervisor.driver.machine import PROCESS, Machine
+from supervisor.driver.placement import Placement
 from supervisor.tracee import foreign, ptrace
+from supervisor.units import HOME
 
 _ARCHES: Final = {arch.bits: arch for arch in ALL}
 _RED_ZONE: Final = 128
@@ -45,8 +48,13 @@ class _Amended:
 class BystanderCalls:
     """What bystanders are told of the machine."""
 
-    def __init__(self, seen: Machine) -> None:
+    def __init__(
+        self, seen: Machine, of_program: Callable[[int, str], bytes | None] = lambda tid, name: None
+    ) -> None:
         self.machine = seen
+        self._of_program = of_program
+        """What a child reads in a file of a thread of the program's."""
+        self._placement = Placement(seen.hosts)
         self.masks: dict[int, int] = {}
         """Virtual processors that a task may use, where those are not all."""
         self._amended: dict[int, tuple[Arch, _Amended]] = {}
@@ -55,6 +63,8 @@ class BystanderCalls:
             "getdents64": self._entries,
             "sched_getaffinity": self._get_affinity,
             "sched_setaffinity": self._set_affinity,
+            "getcpu": self._get_processor,
+            "rseq": self._no_restartable_sequences,
         }
 
     def born(self, parent: int, child: int) -> None:
@@ -117,7 +127,7 @@ class BystanderCalls:
 
     def _path(
         self, task: int, _arch: Arch, name: str, arguments: list[int],
-        registers: ptrace.Registers, _others: set[int],
+        registers: ptrace.Registers, others: set[int],
     ) -> _Amended | None:  # fmt: skip
         own = list(arguments)
         folder, at = machine.PATHS[name]
@@ -129,7 +139,7 @@ class BystanderCalls:
         flags = machine.FLAGS.get(name)
         contents = None
         if flags is not None and arguments[flags] & os.O_ACCMODE == os.O_RDONLY:
-            contents = self.machine.contents(path)
+            contents = self.machine.contents(path) or self._of_process(task, path, others)
         descriptor, instead = -1, self.machine.elsewhere(path)
         if contents is not None and flags is not None:
             descriptor = machine.in_memory(path, contents)
@@ -147,13 +157,54 @@ class BystanderCalls:
             raise
         return _Amended(own, descriptor)
 
+    def file(self, process: int, task: int, name: str, others: set[int]) -> bytes | None:
+        """A file of a task of these, of /proc/PROCESS; None where it is as the kernel's."""
+        if process not in others or name not in ("status", "stat"):
+            return None
+        mask = self.masks.get(task, self.machine.all)
+        which = f"{process}/task/{task}" if task != process else str(process)
+        return process_files.of_bystander(which, self.machine, mask, name)
+
+    def _of_process(self, task: int, path: str, others: set[int]) -> bytes | None:
+        """What a task reads in a file of /proc/PID, its own or another's."""
+        found = PROCESS.fullmatch(path)
+        if found is None or found[3] not in ("status", "stat"):
+            return None
+        process, thread, name = found.groups()
+        if process in ("self", "thread-self"):
+            own = foreign.process_of(task)
+            return self.file(own, task if process == "thread-self" else int(thread or own), name,
+                             others | {own})
+        number = int(thread or process)
+        if number in others:
+            return self.file(int(process), number, name, others)
+        return self._of_program(number, name)
+
+    def _get_processor(
+        self, task: int, _arch: Arch, _name: str, arguments: list[int],
+        _registers: ptrace.Registers, _others: set[int],
+    ) -> int:  # fmt: skip
+        number = self._placement.processor_of(HOME, self.masks.get(task), task)
+        try:
+            for address, value in ((arguments[0], number), (arguments[1], 0)):
+                if address:
+                    foreign.write(task, address, value.to_bytes(4, "little"))
+        except OSError:
+            return -errno.EFAULT
+        return 0
+
+    @staticmethod
+    def _no_restartable_sequences(*_: object) -> int:
+        """The kernel would tell the task, in its memory, of a processor of this host."""
+        return -errno.ENOSYS
+
     def _entries(
         self, task: int, _arch: Arch, _name: str, arguments: list[int],
         _registers: ptrace.Registers, _others: set[int],
     ) -> _Amended | None:  # fmt: skip
         own, size = list(arguments), arguments[2] & 0xFFFF_FFFF
         folder = os.readlink(f"/proc/{task}/fd/{arguments[0] & 0xFFFF_FFFF}")
-        if folder != machine.ROOT:
+        if not self.machine.amends(folder):
             return None
         arguments[2] = self.machine.room(folder, size)
 

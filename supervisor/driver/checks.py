@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence.messages import Access, BusLock, Serialize
+from supervisor.driver import questions
 from supervisor.driver.ranges import runs_of
 from supervisor.driver.thread import Thread
 from supervisor.tracee import ptrace
@@ -114,13 +115,15 @@ class Checks:
         found = supervisor.traps.find(thread.registers.rip)
         if found is None:
             return False
-        target, is_trap = found
-        if is_trap:
+        questions.follow(found, thread.registers, supervisor.shown)
+        if found.is_trap:
             supervisor.counters["traps"] += 1
-        thread.registers.rip = target
         ptrace.set_registers(thread.task, thread.registers)
         supervisor.holds.end(thread.requester)
-        if is_trap and supervisor.node.armed:
+        if found.behind and supervisor.node.armed:
+            thread.waiting = True
+            supervisor.step(Serialize(thread.requester))
+        elif found.is_trap and supervisor.node.armed:
             self._trap(thread)
         else:
             supervisor.move_on(thread)

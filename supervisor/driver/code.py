@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from rewriter.cache import Rewritten, rewritten
 from rewriter.errors import RewriteError, Unsupported
+from rewriter.kinds import Kind
 from supervisor.errors import CannotExecute
 from supervisor.tracee import image, ptrace
 from supervisor.tracee.image import Segment, Substitute
@@ -34,6 +35,17 @@ class CodeObject(NamedTuple):
     """An instruction boundary that a patch overwrote -> the same instruction elsewhere."""
     checked: dict[int, int]
     """Where the armed byte has just been read -> the native instruction after the check."""
+    questions: dict[int, int]
+    """`8e c8` of a CPUID that is not to run -> behind it. Others are in `traps` only."""
+
+
+class Lead(NamedTuple):
+    """Where a thread goes on that cannot where it is."""
+
+    target: int
+    is_trap: bool
+    behind: int = 0
+    """Behind the CPUID that the target is, where it is answered instead of run."""
 
 
 class TrapMap:
@@ -51,14 +63,21 @@ class TrapMap:
         self._sorted.append(sorted(found.checked))
         return True
 
-    def find(self, address: int) -> tuple[int, bool] | None:
-        """(where to go on, is it a trap) for an address that raised SIGILL or the like."""
-        for bias, traps, redirects, _ in self.objects:
+    def copy(self) -> TrapMap:
+        """That of a process which goes its own way from here on."""
+        other = TrapMap()
+        other.objects, other._sorted = self.objects.copy(), self._sorted.copy()
+        return other
+
+    def find(self, address: int) -> Lead | None:
+        """Where to go on from an address that raised SIGILL or the like."""
+        for bias, traps, redirects, _, questions in self.objects:
             at = address - bias
             if at in traps:
-                return traps[at] + bias, True
+                behind = questions[at] + bias if at in questions else 0
+                return Lead(traps[at] + bias, True, behind)
             if at in redirects:
-                return redirects[at] + bias, False
+                return Lead(redirects[at] + bias, False)
         return None
 
     def past_check(self, address: int) -> int | None:
@@ -75,10 +94,13 @@ class TrapMap:
 
 
 class CodeMap:
-    """The rewritten files of the program, at home."""
+    """The rewritten files of the program, at home. CPUIDs trap always, or never as such."""
 
-    def __init__(self, on_object: Callable[[CodeObject], None]) -> None:
+    def __init__(
+        self, on_object: Callable[[CodeObject], None], *, questions_trap: bool = False
+    ) -> None:
         self.traps = TrapMap()
+        self._always = kinds_that_trap(questions_trap)
         self.untrapped = ""
         """A file whose synchronization instructions do not trap, if there is one."""
         self._on_object = on_object
@@ -100,7 +122,7 @@ class CodeMap:
         page has several writers, code is correct without its traps.
         """
         try:
-            result = rewritten(path)
+            result = rewritten(path, always_trap=self._always)
         except Unsupported:
             self.untrapped = path
             return None
@@ -157,7 +179,12 @@ class CodeMap:
     def _add(self, result: Rewritten, bias: int) -> None:
         traps = {at: site.native for at, site in result.traps.items()}
         checked = {site.checked: site.native for site in result.traps.values() if site.checked}
-        found = CodeObject(bias, traps, dict(result.redirects), checked)
+        questions = {
+            at: site.native + site.length
+            for at, site in result.traps.items()
+            if site.kind in self._always
+        }
+        found = CodeObject(bias, traps, dict(result.redirects), checked, questions)
         if self.traps.add(found):
             self._moved.append((bias, result.moved()))
             self._on_object(found)
@@ -170,7 +197,12 @@ class CodeMap:
         return address
 
 
-def start_to_prepare(paths: Iterable[str]) -> int:
+def kinds_that_trap(questions: bool) -> frozenset[Kind]:
+    """Which kinds of instruction trap whether or not a page has several writers."""
+    return frozenset((Kind.CPUID,)) if questions else frozenset()
+
+
+def start_to_prepare(paths: Iterable[str], always_trap: frozenset[Kind]) -> int:
     """Rewrite ELF files into the cache in a process of its own; its pid.
 
     Rewriting takes minutes for the largest; beside the event loop, in a thread, it
@@ -187,7 +219,7 @@ def start_to_prepare(paths: Iterable[str]) -> int:
             os._exit(1)
         for path in paths:
             with contextlib.suppress(RewriteError, OSError):
-                rewritten(path)
+                rewritten(path, always_trap=always_trap)
     finally:
         os._exit(0)
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from supervisor.arch import Arch
 from supervisor.areas import READ, WRITE, AddressSpace, Kind
+from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import (
     Access,
@@ -83,9 +84,11 @@ class Supervisor:
         policy: str,
         verbose: Callable[[str], None],
         paths: frozenset[tuple[HostId, HostId]] = frozenset(),
+        shown: Shown = AS_IT_IS,
     ) -> None:
         self.host = host
         self.hosts = hosts
+        self.shown = shown
         self.names = names
         self.verbose = verbose
         self.events = Events()

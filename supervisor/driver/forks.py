@@ -215,7 +215,7 @@ class Forks:
             ptrace.set_registers(child, context)
             if xstate:
                 ptrace.set_xstate(child, xstate)
-            home.bystanders.add(child, parent.affinity)
+            home.bystanders.add(child, parent.affinity, home.code.traps.copy())
             ptrace.cont(child)
         except ptrace.TraceeGone:
             home.bystanders.add(child, parent.affinity)
@@ -263,6 +263,7 @@ class Forks:
         if thread.borrowed:
             home.remove_thread(thread)
             home.bystanders.add(thread.task, thread.affinity)
+            home.bystanders.executed(thread.task)
             thread.cont()
             return
         home.restart()

@@ -17,12 +17,13 @@ from typing import Any, Final
 
 from supervisor.arch import X86_64, Arch
 from supervisor.areas import Kind
+from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.away import Away
 from supervisor.driver.bystander_calls import BystanderCalls
 from supervisor.driver.calls import Calls
-from supervisor.driver.code import CodeMap, CodeObject, start_to_prepare
+from supervisor.driver.code import CodeMap, CodeObject, kinds_that_trap, start_to_prepare
 from supervisor.driver.core import Supervisor
 from supervisor.driver.endings import Endings
 from supervisor.driver.forks import Forks
@@ -93,12 +94,14 @@ class Home(Supervisor):
         policy: str,
         verbose: Callable[[str], None],
         paths: frozenset[tuple[HostId, HostId]] = frozenset(),
+        shown: Shown = AS_IT_IS,
     ) -> None:
-        super().__init__(HOME, hosts, links, names, policy, verbose, paths)
+        super().__init__(HOME, hosts, links, names, policy, verbose, paths, shown)
         self.scratch = Scratch(X86_64)
-        self.code = CodeMap(self._on_code)
+        self.questions_trap = shown.words is not None
+        self.code = CodeMap(self._on_code, questions_trap=self.questions_trap)
         self.traps = self.code.traps
-        self.machine = Machine(cpus)
+        self.machine = Machine(cpus, shown.features)
         self.placement = Placement(cpus)
         self.by_tid: dict[int, Thread] = {}
         self.calls = Calls(self)
@@ -113,7 +116,11 @@ class Home(Supervisor):
         self.processor_time = ProcessorTime(self)
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
-        self.bystanders = bystanders.Bystanders(self.newborn, BystanderCalls(self.machine))
+        self.bystanders = bystanders.Bystanders(
+            self.newborn,
+            BystanderCalls(self.machine, self.surroundings.told_to_child),
+            shown,
+        )
         self.pid = 0
         self.pidfd = -1
         self.host_statistics: dict[int, dict[str, int]] = {}
@@ -149,16 +156,17 @@ class Home(Supervisor):
             "take over", None, self.prepared(paths), lambda _: self._take_over_prepared()
         )
 
-    @staticmethod
-    def prepared(paths: Iterable[str]) -> Steps:
+    def prepared(self, paths: Iterable[str]) -> Steps:
         """Have the rewritten files of these in the cache; see `start_to_prepare`."""
-        yield Wait(("prepared", start_to_prepare(paths)))
+        always_trap = kinds_that_trap(self.questions_trap)
+        yield Wait(("prepared", start_to_prepare(paths, always_trap)))
 
     def _take_over_prepared(self) -> None:
         if self.finished:
             return
         taken = image.take_over(
-            self.pid, self.memory, self.control, self._scratch_for, self.code.substitute
+            self.pid, self.memory, self.control, self._scratch_for, self.code.substitute,
+            self.shown,
         )
         self.adopt_agent(taken.agent)
         self.space = taken.space
@@ -194,7 +202,7 @@ class Home(Supervisor):
         self.layout.clear()
         self.away.synced.clear()  # the new image's areas go out with its first thread elsewhere
         self.decoder.forget()
-        self.code = CodeMap(self._on_code)
+        self.code = CodeMap(self._on_code, questions_trap=self.questions_trap)
         self.traps = self.code.traps
         self.actions.executed()
         self.processor_time.executed()

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from supervisor.arch import of_selector
 from supervisor.areas import Area, Kind
+from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access
 from supervisor.driver import exit_status
@@ -73,8 +74,9 @@ class Lender(Supervisor):
         policy: str,
         verbose: Callable[[str], None],
         paths: frozenset[tuple[HostId, HostId]] = frozenset(),
+        shown: Shown = AS_IT_IS,
     ) -> None:
-        super().__init__(host, hosts, links, names, policy, verbose, paths)
+        super().__init__(host, hosts, links, names, policy, verbose, paths, shown)
         self.by_tid: dict[int, Thread] = {}
         self.migrate = True
         """Threads that thrash here go home."""
@@ -128,7 +130,10 @@ class Lender(Supervisor):
             self._areas_changed(message)
         elif isinstance(message, CodeLoaded):
             self.traps.add(
-                CodeObject(message.bias, message.traps, message.redirects, message.checked)
+                CodeObject(
+                    message.bias, message.traps, message.redirects, message.checked,
+                    message.questions,
+                )
             )
         elif isinstance(message, StartThread):
             self._start_thread(message)

@@ -39,6 +39,7 @@ class CodeLoaded(ControlMessage, frozen=True, array_like=True, tag="code"):
     traps: dict[int, int]
     redirects: dict[int, int]
     checked: dict[int, int]
+    questions: dict[int, int]
 
 
 class Pause(ControlMessage, frozen=True, array_like=True, tag="pause"):

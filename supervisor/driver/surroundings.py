@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
-from supervisor.driver import machine
+from supervisor.driver import machine, process_files
 from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.operations import Steps
 from supervisor.syscalls.call import Acquire, Call, Segment
 from supervisor.syscalls.spec import Row
+from supervisor.tracee.image import amend_auxiliary
 from supervisor.tracee.maps import Mapping, read_maps
 from supervisor.tracee.memory import data_extents
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
 
-_PROCESS: Final = re.compile(r"/proc/(self|thread-self|\d+)(?:/task/(\d+))?/(\w+)")
 _PATH_COLUMN: Final = 73
 _CONTENTS_MAX: Final = 1 << 20
 _ZERO_IN_SMAPS: Final = (
@@ -82,15 +81,17 @@ class Surroundings:
         contents = self.home.machine.contents(path)
         if contents is not None:
             return contents
-        found = _PROCESS.fullmatch(path)
+        found = machine.PROCESS.fullmatch(path)
         if found is None:
             return None
         process, task, name = found.groups()
         if process not in ("self", "thread-self", str(self.home.pid)):
-            return None
+            return self.home.bystanders.file(int(process), int(task or process), name)
         tid = int(task) if task else thread.tid if process == "thread-self" else self.home.pid
         if name in ("cmdline", "environ"):
             return (yield from self._strings(name))
+        if name == "auxv":
+            return self._auxiliary_vector()
         if name == "stat" and tid in self.home.by_tid:
             whose = self.home.by_tid[tid] if task or process == "thread-self" else None
             return (yield from self._stat(whose))
@@ -102,40 +103,33 @@ class Surroundings:
         except OSError:
             return None
 
+    def told_to_child(self, tid: int, name: str) -> bytes | None:
+        """A file of a thread of the program's, as its children read it. (Its times are home's.)"""
+        try:
+            if name == "status" and tid in self.home.by_tid:
+                return self._status(tid).encode("utf-8", "surrogateescape")
+            if name == "stat" and tid in self.home.by_tid:
+                text = _read(f"/proc/{self.home.pid}/task/{tid}/stat")
+                return process_files.stat(text, ours=1).encode("utf-8", "surrogateescape")
+        except OSError:
+            pass  # it has ended
+        return None
+
     # The process --------------------------------------------------------------------
 
     def _status(self, tid: int) -> str:
         thread = self.home.by_tid[tid]
-        count = self.home.machine.cpus
-        mask = self.home.machine.all if thread.affinity is None else thread.affinity
-        instead = {
-            "TracerPid": "0",
-            "NoNewPrivs": "0",
-            "Seccomp": "0",
-            "Seccomp_filters": "0",
-            "Cpus_allowed": machine.as_mask(mask, count),
-            "Cpus_allowed_list": ",".join(str(n) for n in range(count) if mask >> n & 1),
-        }
-        lines = []
-        for line in _read(f"/proc/{self.home.pid}/task/{tid}/status").splitlines():
-            name, _, value = line.partition(":\t")
-            if name == "State" and value.startswith("t"):
-                value = "R (running)"
-            elif name == "Threads":
-                value = str(int(value) - 1)
-            elif name == "SigBlk":
-                value = f"{int(value, 16) | thread.virtual_mask:016x}"
-            lines.append(f"{name}:\t{instead.get(name, value)}\n")
-        return "".join(lines)
+        seen = self.home.machine
+        mask = seen.all if thread.affinity is None else thread.affinity
+        text = _read(f"/proc/{self.home.pid}/task/{tid}/status")
+        return process_files.status(text, seen, mask, blocked=thread.virtual_mask, ours=1)
 
     def _stat(self, thread: Thread | None) -> Steps:
         """Of a thread, or of the process."""
         place = "" if thread is None else f"/task/{thread.tid}"
-        before, _, after = _read(f"/proc/{self.home.pid}{place}/stat").rpartition(")")
+        text = process_files.stat(_read(f"/proc/{self.home.pid}{place}/stat"), ours=1)
+        before, _, after = text.rpartition(")")
         fields = after.split()
-        if fields[0] == "t":
-            fields[0] = "R"
-        fields[17] = str(int(fields[17]) - 1)  # num_threads
         ticks = (int(fields[11]), int(fields[12]))
         fields[11:13] = map(str, (yield from self.home.processor_time.of_ticks(*ticks, thread)))
         return f"{before}) {' '.join(fields)}\n".encode()
@@ -151,6 +145,12 @@ class Surroundings:
             return None
         yield Acquire(((start, length, Access.READ),))
         return self.home.read(start, length)
+
+    def _auxiliary_vector(self) -> bytes:
+        with open(f"/proc/{self.home.pid}/auxv", "rb") as file:
+            vector = bytearray(file.read())
+        amend_auxiliary(vector, 0, self.home.scratch.arch, self.home.shown)
+        return bytes(vector)
 
     def _lines(self) -> list[tuple[Area, str]]:
         """Each area with its line of /proc/PID/maps."""

@@ -267,7 +267,7 @@ def park_native(pid: int, agent: Agent) -> int:
         if each.path == "[vdso]":
             with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
                 image = os.pread(memory.fileno(), each.end - each.start, each.start)
-            offset = _symbol(image, b"__vdso_clock_gettime")
+            offset = symbol(image, b"__vdso_clock_gettime")
             found = each.start + move + offset if offset else 0
     if found and mappings[-1].end + move <= control.END:
         results = agent.run(
@@ -291,7 +291,7 @@ def park_native(pid: int, agent: Agent) -> int:
     return 0
 
 
-def _symbol(image: bytes, name: bytes) -> int:
+def symbol(image: bytes, name: bytes) -> int:
     """The offset of a function in a vDSO's image (which has sections); 0 for none."""
     (sections_at,) = struct.unpack_from("<Q", image, 40)
     size, count = struct.unpack_from("<HH", image, 58)

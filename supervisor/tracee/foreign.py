@@ -51,3 +51,9 @@ def read_text(pid: int, address: int, limit: int = _PAGE) -> bytes:
     except OSError:
         pass
     return b""
+
+
+def process_of(task: int) -> int:
+    """The process that a task is of; OSError where it is gone."""
+    with open(f"/proc/{task}/status", encoding="utf-8", errors="surrogateescape") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))

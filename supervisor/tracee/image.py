@@ -6,7 +6,8 @@ Every writable mapping is moved onto guest memory, the stack at its full size
 mappings stay as the kernel made them; those of the program and of its dynamic
 linker are replaced by the rewritten files' segments at the same addresses.
 The vDSO is hidden, for other hosts' kernels have other ones; what the program
-finds in its place is in the control block (clock.py).
+finds in its place is in the control block (clock.py). Nor does the auxiliary vector
+tell of what other hosts' processors lack.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import resource
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from supervisor.arch import Arch, of_elf
 from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
@@ -31,6 +32,8 @@ from supervisor.units import PAGE_SIZE, round_up
 
 _AT_NULL = 0
 _AT_IGNORE = 1
+_AT_HWCAP = 16
+_AT_HWCAP2 = 26
 _AT_SYSINFO_EHDR = 33
 _AT_SYSINFO = frozenset((32, 33))
 """AT_SYSINFO and AT_SYSINFO_EHDR."""
@@ -39,6 +42,15 @@ SYS_BRK = 12
 
 STACK_DEFAULT = 8 << 20
 STACK_MAX = 1 << 30
+
+
+class Capabilities(Protocol):
+    """Bits that the auxiliary vector may have in AT_HWCAP and AT_HWCAP2."""
+
+    @property
+    def first_capabilities(self) -> int: ...
+    @property
+    def capabilities(self) -> int: ...
 
 
 class Segment(NamedTuple):
@@ -76,6 +88,7 @@ def take_over(
     block: ControlBlock,
     scratch: Callable[[Arch], int],
     substitute: Callable[[str], Substitute | None],
+    shown: Capabilities,
 ) -> HomeImage:
     """Prepare a program that stands in its exec stop.
 
@@ -108,7 +121,8 @@ def take_over(
         if mapping.path == "[stack]":
             bottom = _stack_bottom(end)
             contents = bytearray(os.pread(process_memory, end - start, start))
-            _show_vdso(contents, ptrace.get_registers(pid).rsp - start, arch)
+            at = _auxiliary_vector(contents, ptrace.get_registers(pid).rsp - start, arch)
+            amend_auxiliary(contents, at, arch, shown)
             memory.write_bytes(start, bytes(contents))
             calls.append(agent.map_guest(bottom, end - bottom, READ | WRITE))
             space.add(Area(bottom, end, READ | WRITE, Kind.GUEST, "[stack]"))
@@ -151,23 +165,34 @@ def _stack_bottom(top: int) -> int:
     return top - round_up(max(size, 256 << 10))
 
 
-def _show_vdso(stack: bytearray, at: int, arch: Arch) -> None:
-    """Let the auxiliary vector's entries tell of our own vDSO, or of none (in place)."""
+def _auxiliary_vector(stack: bytearray, at: int, arch: Arch) -> int:
+    """Where it is on a fresh stack: behind arguments and environment."""
     pointer, word = arch.pointer, arch.word
     (count,) = pointer.unpack_from(stack, at)
     at += word * (count + 2)
     while pointer.unpack_from(stack, at)[0]:  # the environment
         at += word
-    at += word
-    while True:
-        (kind,) = pointer.unpack_from(stack, at)
+    return at + word
+
+
+def amend_auxiliary(vector: bytearray, at: int, arch: Arch, shown: Capabilities) -> None:
+    """Have an auxiliary vector tell of our own vDSO, or of none, and of what all hosts have.
+
+    In place, from an offset in bytes to its AT_NULL.
+    """
+    pointer, word = arch.pointer, arch.word
+    bits = {_AT_HWCAP: shown.first_capabilities, _AT_HWCAP2: shown.capabilities}
+    for entry in range(at, len(vector) - 2 * word + 1, 2 * word):
+        (kind,) = pointer.unpack_from(vector, entry)
         if kind == _AT_NULL:
             return
         if kind == _AT_SYSINFO_EHDR and arch.vdso:
-            pointer.pack_into(stack, at + word, arch.vdso)
+            pointer.pack_into(vector, entry + word, arch.vdso)
         elif kind in _AT_SYSINFO:
-            pointer.pack_into(stack, at, _AT_IGNORE)
-        at += 2 * word
+            pointer.pack_into(vector, entry, _AT_IGNORE)
+        elif kind in bits:
+            (value,) = pointer.unpack_from(vector, entry + word)
+            pointer.pack_into(vector, entry + word, value & bits[kind])
 
 
 def loadable_segments(path: str) -> list[tuple[int, int]]:

@@ -261,6 +261,74 @@ static void process(void)
 	PROMISE("a task has a name", strlen(contents("/proc/self/comm")) > 1);
 }
 
+/* What a process, made by fork, is told of itself and of the machine; 0 when all is well. */
+static int child(int all)
+{
+	cpu_set_t one;
+	int wrong = 0;
+
+	wrong |= atoi(field("TracerPid:\t")) != 0;
+	wrong |= atoi(field("Seccomp:\t")) != 0 ? 2 : 0;
+	wrong |= strstr(contents("/proc/self/status"), "State:\tR") == NULL ? 4 : 0;
+	wrong |= strstr(contents("/proc/self/stat"), ") R ") == NULL ? 8 : 0;
+	for (int cpu = 0; cpu < all; cpu++) {
+		unsigned told = 99, node = 99;
+
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		wrong |= sched_setaffinity(0, sizeof one, &one) ? 16 : 0;
+		wrong |= sched_getcpu() != cpu ? 32 : 0;
+		wrong |= syscall(SYS_getcpu, &told, &node, NULL) || told != (unsigned)cpu ? 64 : 0;
+		wrong |= atoi(field("Cpus_allowed_list:\t")) != cpu ? 128 : 0;
+	}
+	return wrong;
+}
+
+static int ended_well(pid_t pid)
+{
+	int status = -1;
+
+	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+static void children(void)
+{
+	int all = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	char number[16], path[64];
+	char *arguments[] = {program_invocation_name, "--child", number, NULL};
+	int ends[2], threads;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(child(all));
+	PROMISE("a forked child", ended_well(pid));
+	snprintf(number, sizeof number, "%d", all);
+	pid = fork();
+	if (pid == 0) {
+		execv("/proc/self/exe", arguments);
+		_exit(1);
+	}
+	PROMISE("what it executes", ended_well(pid));
+	NEED(pipe(ends) == 0);
+	pid = fork();
+	if (pid == 0) {
+		close(ends[1]);
+		_exit(read(ends[0], path, 1) != 0);
+	}
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+	PROMISE("its status as its parent reads it",
+		strstr(contents(path), "TracerPid:\t0\n") != NULL);
+	close(ends[1]);
+	NEED(ended_well(pid));
+	snprintf(path, sizeof path, "/proc/%d/status", (int)getpid());
+	threads = atoi(field("Threads:\t"));
+	pid = fork();
+	if (pid == 0)
+		_exit(strstr(contents(path), "TracerPid:\t0\n") == NULL ||
+		      atoi(strstr(text, "Threads:\t") + 9) != threads);
+	PROMISE("its parent's as it reads it", ended_well(pid));
+}
+
 static void maps(void)
 {
 	char own[4096];
@@ -307,9 +375,12 @@ int main(int argc, char **argv)
 		{"affinity", affinity},
 		{"features", features},
 		{"process", process},
+		{"children", children},
 		{"maps", maps},
 		{"environment", environment},
 	};
 
+	if (argc == 3 && strcmp(argv[1], "--child") == 0)
+		return child(atoi(argv[2]));
 	return RUN_TESTS(tests);
 }

@@ -250,7 +250,7 @@ def test_infos_tell_of_the_hosts() -> None:
         assert home.hostname == other.hostname == socket.gethostname()
         assert home.address == other.address == "127.0.0.1"
         assert home.page_size == 4096 and home.kernel and home.machine == "x86_64"
-        assert "sse2" in home.features and home.cpu_vendor
+        assert "sse2" in home.processor.features and home.cpu_vendor
         assert other.name == f"{socket.gethostname()} at 127.0.0.1"
 
     play(script)

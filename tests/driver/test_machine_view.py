@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 
 import pytest
 
 from supervisor.driver import machine
-from supervisor.driver.machine import Machine, as_mask
+from supervisor.driver.machine import Machine, as_mask, as_ranges
+from supervisor.driver.nodes import ONLY, Nodes, summed
+from supervisor.driver.nodes import ROOT as NODES
+from supervisor.driver.process_files import stat, status
 
 HERE = os.sysconf("SC_NPROCESSORS_CONF")
 
@@ -21,6 +25,14 @@ HERE = os.sysconf("SC_NPROCESSORS_CONF")
 )  # fmt: skip
 def test_masks_are_printed_as_the_kernel_prints_them(mask: int, bits: int, text: str) -> None:
     assert as_mask(mask, bits) == text
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [(0, ""), (1, "0"), (0b110, "1-2"), (0b1011, "0-1,3"), (1 << 70 | 1 << 9, "9,70")],
+)
+def test_lists_are_printed_as_the_kernel_prints_them(mask: int, text: str) -> None:
+    assert as_ranges(mask) == text
 
 
 def test_files_show_the_sum_of_the_hosts() -> None:
@@ -49,6 +61,93 @@ def test_one_host_alone_is_as_its_kernel_says() -> None:
     seen = Machine([HERE])
     assert seen.contents(f"{machine.ROOT}/cpu0/topology/core_id") is None
     assert seen.elsewhere(f"{machine.ROOT}/cpu0/topology") is None
+
+
+def test_caches_of_hosts_are_others() -> None:
+    """Natively an id tells which of a level's caches it is."""
+    seen = Machine([HERE, 1, 1])
+    for level in os.listdir(f"{machine.ROOT}/cpu0/cache"):
+        if level.startswith("index"):
+            files = [f"{machine.ROOT}/cpu{HERE + other}/cache/{level}/id" for other in (0, 1)]
+            assert [seen.contents(file) for file in files] == [
+                f"{HERE}\n".encode(), f"{HERE + 1}\n".encode()
+            ]  # fmt: skip
+
+
+def test_no_processor_is_outside_of_the_cpuset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hosts that share processors, and of more than home has: hwloc hides what is not in it."""
+    texts = {"/sys/fs/cgroup/cpuset.cpus.effective": "4-5\n", "/sys/fs/cgroup/a/cpuset.cpus": "\n",
+             "/sys/fs/cgroup/cpuset/x/cpuset.cpus": "4-5\n"}  # fmt: skip
+    monkeypatch.setattr(machine, "_read", texts.__getitem__)
+    monkeypatch.setattr(machine, "_has_value", lambda path: bool(texts[path].strip()))
+    seen = Machine([1, 1, 1])
+    assert seen.contents("/sys/fs/cgroup/cpuset.cpus.effective") == b"0-2\n"
+    assert seen.contents("/sys/fs/cgroup/cpuset/x/cpuset.cpus") == b"0-2\n"
+    assert seen.contents("/sys/fs/cgroup/a/cpuset.cpus") is None
+    assert seen.contents("/sys/fs/cgroup/cpuset.mems") is None
+
+
+def two_nodes(root: Path) -> Nodes:
+    for number in (0, 1):
+        folder = root / f"node{number}"
+        folder.mkdir(parents=True)
+        (folder / "meminfo").write_text(
+            f"Node {number} MemTotal:       {7170048 + number:>8} kB\n"
+            f"Node {number} HugePages_Total:     {number}\n"
+        )
+        (folder / "numastat").write_text(f"numa_hit {number + 5}\n")
+    (root / "online").write_text("0-1\n")
+    (root / "has_cpu").write_text("0-1\n")
+    (root / "has_generic_initiator").write_text("\n")
+    return Nodes(str(root))
+
+
+def test_all_memory_is_of_one_node(tmp_path: Path) -> None:
+    seen = two_nodes(tmp_path)
+    told = {
+        name: seen.contents(f"{NODES}/{name}", "0-8", "1ff")
+        for name in ("online", "has_cpu", "has_generic_initiator", "possible", "node0/cpulist",
+                     "node0/cpumap", "node0/distance", "node0/numastat", "node0/hugepages")
+    }  # fmt: skip
+    assert told == {
+        "online": "0", "has_cpu": "0", "has_generic_initiator": None, "possible": None,
+        "node0/cpulist": "0-8", "node0/cpumap": "1ff", "node0/distance": "10",
+        "node0/numastat": "numa_hit 11", "node0/hugepages": None,
+    }  # fmt: skip
+    assert seen.contents(f"{ONLY}/meminfo", "", "") == (
+        "Node 0 MemTotal:       14340097 kB\nNode 0 HugePages_Total:     1"
+    )
+    assert summed(["a 9\nb  1 kB\n", "a 1\nb  1 kB\n"]) == "a 10\nb  2 kB"
+
+
+def test_home_s_other_nodes_are_not_there(tmp_path: Path) -> None:
+    seen = Machine([HERE, 1])
+    seen.nodes = two_nodes(tmp_path)
+    assert not os.path.exists(seen.elsewhere(f"{NODES}/node1/cpulist") or "/")
+    assert seen.elsewhere(f"{machine.ROOT}/cpu0/node0") == f"{machine.ROOT}/cpu0/node0"
+    assert seen.elsewhere(f"{machine.ROOT}/cpu{HERE}/node0") == f"{machine.ROOT}/cpu0/node0"
+    assert seen.elsewhere(f"{ONLY}/cpu{HERE}") == f"{ONLY}/cpu0"
+    listed = b"".join(entry(name, at) for at, name in enumerate(["node0", "node1", "online"]))
+    assert names(seen.entries(NODES, listed, 4096)) == ["node0", "online"]
+    assert seen.nodes_allowed("Mems_allowed", "00000000,00000003") == "00000000,00000001"
+    assert seen.nodes_allowed("Mems_allowed_list", "0-1") == "0"
+
+
+def test_a_task_s_status_is_that_of_one_not_traced() -> None:
+    text = (
+        "Name:\tx\nState:\tt (tracing stop)\n"
+        f"TracerPid:\t{os.getpid()}\nThreads:\t3\nSigBlk:\t0000000000000001\nSeccomp:\t2\n"
+        "Cpus_allowed:\t1\nCpus_allowed_list:\t0\n"
+    )
+    assert status(text, Machine([1, 2]), 0b101, blocked=2, ours=1) == (
+        "Name:\tx\nState:\tR (running)\nTracerPid:\t0\nThreads:\t2\nSigBlk:\t0000000000000003\n"
+        "Seccomp:\t0\nCpus_allowed:\t5\nCpus_allowed_list:\t0,2\n"
+    )
+    other = text.replace(str(os.getpid()), "1")
+    assert "TracerPid:\t1\n" in status(other, Machine([1]), 1)
+    fields = f"7 (a) b) t {' '.join(map(str, range(1, 50)))}"
+    assert stat(fields, ours=1).startswith("7 (a) b) R 1 2 ")
+    assert stat(fields, ours=1).split()[20] == "16"
 
 
 def test_a_processor_that_home_lacks_stands_for_one_that_it_has() -> None:

@@ -12,7 +12,7 @@ from supervisor.arch import ALL, I386, Arch
 from supervisor.driver import messages, signals
 from supervisor.driver.bystander_calls import BystanderCalls
 from supervisor.driver.bystanders import PTRACE_EVENT_CLONE, Bystanders
-from supervisor.driver.code import CodeObject, TrapMap
+from supervisor.driver.code import CodeObject, Lead, TrapMap
 from supervisor.driver.machine import Machine
 from supervisor.driver.placement import Placement
 from supervisor.driver.scratch import Scratch
@@ -94,11 +94,14 @@ def test_actions_after_execve() -> None:
 
 def test_where_traps_lead() -> None:
     traps = TrapMap()
-    found = CodeObject(0x1000, {0x100: 0x110}, {0x20: 0x108}, {0xF8: 0x110})
+    found = CodeObject(
+        0x1000, {0x100: 0x110, 0x200: 0x210}, {0x20: 0x108}, {0xF8: 0x110}, {0x200: 0x212}
+    )
     assert traps.add(found)
     assert not traps.add(found)
-    assert traps.find(0x1100) == (0x1110, True)
-    assert traps.find(0x1020) == (0x1108, False)
+    assert traps.find(0x1100) == Lead(0x1110, True)
+    assert traps.find(0x1200) == Lead(0x1210, True, behind=0x1212)
+    assert traps.find(0x1020) == Lead(0x1108, False)
     assert traps.find(0x1021) is None
     assert traps.past_check(0x10F7) is None
     assert traps.past_check(0x10F8) == 0x1110

@@ -92,11 +92,11 @@ def getdents64(home: Home, thread: Thread, args: list[int], call: SpecialCall | 
         length = yield from home.calls.run_marshalled(thread, row, args)
         if length <= 0 or not home.check(args[1], length, Access.WRITE):
             return length
-        if folder != f"/proc/{home.pid}/task" and folder != machine.ROOT:
+        if folder != f"/proc/{home.pid}/task" and not home.machine.amends(folder):
             return length
         yield Acquire(((args[1], length, Access.WRITE),))
         listed = home.read(args[1], length)
-        if folder == machine.ROOT:
+        if home.machine.amends(folder):
             kept = home.machine.entries(folder, listed, size)
             if not home.check(args[1], len(kept), Access.WRITE):
                 return -errno.EFAULT

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""This host's processor, asked directly: CPUID, XGETBV and what follows from them.
+
+Python has neither instruction. A few bytes of code are mapped from a memory file, so
+that no page is ever both writable and executable.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+from functools import cache
+from typing import Final
+
+from supervisor.arch import cpuid
+from supervisor.arch.cpuid import EAX, EBX, EXTENDED, Register
+
+_CPUID: Final = bytes.fromhex(
+    "53 4989d0 89f8 89f1 0fa2"  # push %rbx; mov %rdx,%r8; mov %edi,%eax; mov %esi,%ecx; cpuid
+    "418900 41895804 41894808 4189500c"  # the four registers to (%r8)
+    "5b c3"
+)
+_XGETBV: Final = bytes.fromhex("31c9 0f01d0 48c1e220 4809d0 c3")  # XCR0, edx:eax, in %rax
+_OSXSAVE: Final = 1 << 27
+_STATES_MAX: Final = 63
+AT_HWCAP2: Final = 26
+
+Answer = tuple[int, int, int, int]
+"""eax, ebx, ecx, edx."""
+
+
+def ask(leaf: int, subleaf: int = 0) -> Answer:
+    """CPUID on the processor that this happens to run on. OSError where code cannot be mapped."""
+    out = (ctypes.c_uint32 * 4)()
+    question = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)
+    question(_code())(leaf, subleaf, ctypes.addressof(out))
+    return (out[0], out[1], out[2], out[3])
+
+
+def words() -> tuple[int, ...]:
+    """This host's part of arch.cpuid.WORDS; 0 for a word of a leaf that it has not."""
+    basic, extended = ask(0)[EAX], ask(EXTENDED)[EAX]
+    subleaves = ask(7)[EAX] if basic >= 7 else 0
+
+    def value(leaf: int, subleaf: int, register: Register) -> int:
+        if leaf > (extended if leaf >= EXTENDED else basic) or (leaf == 7 and subleaf > subleaves):
+            return 0
+        return ask(leaf, subleaf)[register]
+
+    return tuple(value(*word) for word in cpuid.WORDS)
+
+
+def saved_state() -> tuple[int, ...]:
+    """XCR0, then size and offset (bytes) of each of its states from AVX on in an XSAVE area.
+
+    Empty for a processor (or a kernel) without XSAVE.
+    """
+    if not ask(1)[Register.ECX] & _OSXSAVE:
+        return ()
+    xcr0 = ctypes.CFUNCTYPE(ctypes.c_uint64)(_code() + len(_CPUID))()
+    states = [state for state in range(2, _STATES_MAX) if xcr0 >> state & 1]
+    return (xcr0, *(part for state in states for part in ask(0xD, state)[EAX : EBX + 1]))
+
+
+def second_capabilities() -> int:
+    """AT_HWCAP2: what the kernel lets programs do, as getauxval(3) tells."""
+    with open("/proc/self/auxv", "rb") as file:
+        entries = dict(struct.iter_unpack("QQ", file.read()))
+    return entries.get(AT_HWCAP2, 0)
+
+
+@cache
+def _code() -> int:
+    """Where the code is mapped, for good."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (
+        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+    )  # fmt: skip
+    descriptor = os.memfd_create("dsmsup-cpuid", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, _CPUID + _XGETBV)
+        rights = mmap.PROT_READ | mmap.PROT_EXEC
+        at = libc.mmap(None, mmap.PAGESIZE, rights, mmap.MAP_PRIVATE, descriptor, 0)
+    finally:
+        os.close(descriptor)
+    if at is None or at == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "cannot map code")
+    return int(at)
