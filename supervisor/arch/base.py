@@ -81,11 +81,11 @@ class Arch:
     buffer_max: int
     """Bytes of one buffer that travel in one call at most."""
 
-    frame_mask_at: int = 0
-    """From the stack pointer at a handler's first instruction to uc_sigmask in the frame
-    (struct rt_sigframe); 0 where frames are of several kinds."""
-    return_mask_at: int = 0
-    """The same at the rt_sigreturn that ends the handler."""
+    frame_mask_at: tuple[int, int]
+    """From the stack pointer at a handler's first instruction to the mask in the frame, of
+    a handler without and with siginfo (its first word, where it is in two places)."""
+    return_mask_at: Mapping[str, int]
+    """The same at the call that ends the handler, by its name."""
     restorers: tuple[int, int] = (0, 0)
     """Where a signal handler without a restorer of its own returns to, without and with
     siginfo; 0 where the kernel wants one of the program."""

@@ -73,5 +73,9 @@ I386: Final = Arch(
     scratch_size=0x0780_0000,
     scratch_slots=512,
     buffer_max=4 << 20,
+    # struct sigframe_ia32: sc.oldmask; struct rt_sigframe_ia32: uc.uc_sigmask (asm/sigframe.h).
+    # sigreturn begins after the handler's ret and a pop, rt_sigreturn after the ret.
+    frame_mask_at=(88, 252),
+    return_mask_at={"sigreturn": 80, "rt_sigreturn": 248},
     restorers=(0x0010_0800, 0x0010_0810),
 )

@@ -53,6 +53,6 @@ X86_64: Final = Arch(
     scratch_size=1 << 36,
     scratch_slots=4096,
     buffer_max=64 << 20,
-    frame_mask_at=304,
-    return_mask_at=296,
+    frame_mask_at=(304, 304),
+    return_mask_at={"rt_sigreturn": 296},
 )

@@ -156,7 +156,8 @@ class Away:
     def send(self, thread: Thread, host: HostId, registers: bytes, xstate: bytes) -> None:
         """Let a thread go on at another host; its task here becomes the shadow."""
         home = self._home
-        thread.away = host
+        thread.away, thread.returns_to = host, HOME
+        home.processor_time.placed(host)
         ptrace.get_registers(thread.task, thread.registers)  # a valid frame for calls here
         if host not in self.synced:
             self.synced.add(host)
@@ -228,6 +229,8 @@ class Away:
                 home.checks.trap_caught()  # it read the other host's armed byte
             elif thread.destination is not None:
                 self.depart(thread)
+            elif thread.returns_to != HOME and not sigcalls.pending(home, thread):
+                home.processor_timers.goes_back(thread)  # another has taken the signal
             else:
                 thread.cont()
         except ptrace.TraceeGone:

@@ -16,6 +16,7 @@ from supervisor.driver import signals
 from supervisor.driver.machine import PATHS
 from supervisor.driver.messages import BringHome, SpecialCall
 from supervisor.driver.operations import Native, Operation, Steps, flush_first
+from supervisor.driver.processor_timers import WAITS
 from supervisor.driver.restarts import (
     ERESTART_RESTARTBLOCK,
     ERESTARTNOHAND,
@@ -125,6 +126,10 @@ class Calls:
         """Run a gathered call on a thread's kernel task; its Result."""
         home = self._home
         instead = None
+        if row.handler == "clock_nanosleep":
+            slept = yield from home.processor_timers.sleep(thread, row, call)
+            if slept is not None:
+                return slept
         if row.name in PATHS:
             instead = yield from home.surroundings.redirect(thread, row, call)
         lease = home.scratch.lease()
@@ -136,6 +141,8 @@ class Calls:
             lease.release()
             if instead is not None:
                 os.close(instead)
+        if row.name in WAITS:
+            return home.processor_timers.waited_for(thread, result)
         return (yield from home.processor_time.amend(thread, row, call, result))
 
     def _finish(self, thread: Thread, value: Any) -> None:
@@ -222,7 +229,8 @@ class Calls:
         if not self._home.actions.runs_handler(number):
             thread.cont(number)  # the kernel stops, ends or restarts as it must
             return
-        thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
+        info = self._home.processor_timers.taken(ptrace.get_siginfo_bytes(thread.task))
+        thread.pending_signals.append((number, info))
         thread.at_signal = True
         if thread.away != HOME:
             self._home.send(thread.away, BringHome(thread.tid))

@@ -108,7 +108,7 @@ class Endings:
         if number == signal.SIGTERM and self._terminating:
             self.kill_program()
             return
-        self._signal_program(number)
+        self.signal_program(number)
         if number == signal.SIGTERM:
             self._terminating = True
             home.events.at(time.monotonic() + TERMINATION_S, self._terminate)
@@ -118,10 +118,11 @@ class Endings:
             self.status = EXIT_SIGNAL_BASE + signal.SIGTERM
             self.kill_program()
 
-    def _signal_program(self, number: int) -> None:
+    def signal_program(self, number: int) -> None:
+        """Send the program a signal; nothing where it has ended."""
         if self._home.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._home.pidfd, number)
 
     def kill_program(self) -> None:
-        self._signal_program(signal.SIGKILL)
+        self.signal_program(signal.SIGKILL)

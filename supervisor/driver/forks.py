@@ -224,12 +224,11 @@ class Forks:
 
     def _restore_signals(self, parent: Thread, caller: Caller, lease: Lease) -> None:
         """The kernel alone serves the child: it gets the program's wishes about forced signals."""
-        if not parent.arch.frame_mask_at:
-            return
+        arch = parent.arch
         at = lease.allocate(signals.ACTION.size)
         for number, action in parent.actions.about_forced():
-            lease.write(at, action)
-            caller.call(inject.SYS_RT_SIGACTION, number, at, 0, signals.SIGSET_SIZE)
+            lease.write(at, signals.with_restorer(action, arch))
+            caller.call_as(arch, "rt_sigaction", number, at, 0, signals.SIGSET_SIZE)
 
     def born(self, parent: Thread, child: int) -> None:
         """A task has been made; see to it here if it shares memory but is no thread."""

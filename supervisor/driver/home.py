@@ -57,6 +57,7 @@ from supervisor.driver.operations import (
 )
 from supervisor.driver.placement import Placement
 from supervisor.driver.processor_time import ProcessorTime
+from supervisor.driver.processor_timers import ProcessorTimers
 from supervisor.driver.scratch import Scratch
 from supervisor.driver.surroundings import Surroundings
 from supervisor.driver.thread import Thread
@@ -114,6 +115,7 @@ class Home(Supervisor):
         self.surroundings = Surroundings(self)
         self.jobs = Jobs(self)
         self.processor_time = ProcessorTime(self)
+        self.processor_timers = ProcessorTimers(self)
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
         self.bystanders = bystanders.Bystanders(
@@ -180,6 +182,7 @@ class Home(Supervisor):
         self.start_pager(self.pidfd, Caller(self.pid, control.GADGET).call)
         main = self.add_thread(self.pid, self.pid, self.scratch.arch)
         self.by_tid[self.pid] = main
+        self.processor_timers.limited()
         self.resume(main)
 
     def _scratch_for(self, arch: Arch) -> int:
@@ -206,6 +209,7 @@ class Home(Supervisor):
         self.traps = self.code.traps
         self.actions.executed()
         self.processor_time.executed()
+        self.processor_timers.executed()
         spawn.finish_exec(self.pid)
         check_header(f"/proc/{self.pid}/exe")
         self._take_over()
@@ -309,6 +313,7 @@ class Home(Supervisor):
             return
         self.remove_thread(thread)
         self.by_tid.pop(thread.tid, None)
+        self.processor_timers.ended(thread.tid)
         if thread.away != HOME:
             self.send(thread.away, ThreadEnded(thread.tid))
         if not thread.borrowed:

@@ -11,6 +11,7 @@ comes home with the thread. The agent, which is ours, is left out.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +49,10 @@ class ProcessorTime:
         self._open: dict[int, _Question] = {}
         self._agent = Meter()
         self._agents_before = Times()
+        self.by_host: dict[HostId, Times] = {}
+        """What each host, home too, has used in all, as far as it was last heard."""
+        self._busy: set[HostId] = set()
+        """Hosts with threads since they were last asked."""
         self._shown: dict[str, int] = {}
         """What the process's clocks have told: they never go back."""
 
@@ -69,12 +74,39 @@ class ProcessorTime:
                 return thread.spent.plus(used)
 
     def of_others(self) -> Steps:
-        """Times that all threads have used elsewhere, those that have ended as well."""
-        return (yield from self._ask(tuple(self.home.links.by_host), ALL))
+        """Times that all threads have used elsewhere, those that have ended as well.
+
+        Nobody is asked who has had no thread since he was last asked.
+        """
+        asked = [host for host in self.home.links.by_host if host in self._busy]
+        self._busy &= {thread.away for thread in self.home.by_tid.values()}
+        yield from self._ask(asked, ALL)
+        used = Times()
+        for host, told in self.by_host.items():
+            if host != HOME:
+                used = used.plus(told)
+        return used
+
+    def of_clock(self, kind: int) -> Steps:
+        """Nanoseconds of a clock of the process, of a kind: CPUCLOCK_VIRT, or 2 for all."""
+        used, agents = (yield from self.of_others()), self._agents()
+        here = time.clock_gettime_ns(~self.home.pid << 3 | kind)
+        if kind == CPUCLOCK_VIRT:
+            return self._forward(f"clock {kind}", here + used.user_ns - agents.user_ns)
+        self.by_host[HOME] = Times(max(here - agents.sum_ns, 0))
+        return self._forward(f"clock {kind}", here + used.sum_ns - agents.sum_ns)
+
+    def at_home(self, thread: Thread) -> Times:
+        """What a thread's own task has used."""
+        return thread.meter.read(self.home.pid, thread.tid)
+
+    def placed(self, host: HostId) -> None:
+        """A thread is sent to a host."""
+        self._busy.add(host)
 
     def _ask(self, hosts: Iterable[HostId], tid: int) -> Steps:
         number = next(self._numbers)
-        question = self._open[number] = _Question(hosts)
+        question = self._open[number] = _Question(hosts, tid)
         for host in question.hosts:
             self.home.send(host, TimesAsked(number, tid))
         if question.hosts:
@@ -89,6 +121,8 @@ class ProcessorTime:
             raise PeerError(f"host {host} told processor times that it was not asked for")
         question.hosts.discard(host)
         question.used = question.used.plus(used)
+        if question.tid == ALL:
+            self.by_host[host] = used
         if not question.hosts and not self.home.operations.wake(("times", number), None):
             del self._open[number]  # who asked is gone
 
@@ -121,7 +155,7 @@ class ProcessorTime:
         return self._shown[what]
 
     def _clock(self, thread: Thread, row: Row, call: Call, told: bytearray) -> Steps:
-        whose, kind = _named_by(call.args[0] & 0xFFFF_FFFF, thread.tid)
+        whose, kind = named_by(call.args[0] & 0xFFFF_FFFF, thread.tid)
         seconds, rest = row.timespec.unpack_from(told)
         now = seconds * NS_PER_S + rest
         if whose == ALL or (whose == self.home.pid and not kind & CPUCLOCK_PERTHREAD):
@@ -177,10 +211,11 @@ class ProcessorTime:
 class _Question:
     """Hosts that have not answered yet, and the sum of what the others said."""
 
-    __slots__ = ("hosts", "used")
+    __slots__ = ("hosts", "tid", "used")
 
-    def __init__(self, hosts: Iterable[HostId]) -> None:
+    def __init__(self, hosts: Iterable[HostId], tid: int) -> None:
         self.hosts = set(hosts)
+        self.tid = tid
         self.used = Times()
 
 
@@ -192,7 +227,7 @@ _CALLS: Final = {
 """By Row.handler, or the call's name where it has none."""
 
 
-def _named_by(clock: int, tid: int) -> tuple[int, int]:
+def named_by(clock: int, tid: int) -> tuple[int, int]:
     """Whose clock an id (32 bits) of processor time names, ALL for the caller's process's;
     and its kind. (-1, 0) where it names none."""
     if clock == CLOCK_PROCESS_CPUTIME_ID:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FORCED: Final = frozenset((signal.SIGSEGV, signal.SIGILL, signal.SIGTRAP, signal.SIGBUS))
 FAULTS: Final = FORCED | {signal.SIGFPE}
 FORCED_MASK: Final = sum(1 << (number - 1) for number in FORCED)
+FORCED_WORD: Final = 4
+"""Bytes of a mask, its first ones, with all of these in them."""
 
 SA_SIGINFO: Final = 0x00000004
 SA_RESTORER: Final = 0x04000000
@@ -126,15 +128,25 @@ class Actions:
         return code == -512 and (number == 0 or bool(self.flags(number) & SA_RESTART))
 
 
-def for_kernel(number: int, action: bytes, arch: Arch) -> bytes:
-    """The action as the kernel may have it: forced signals neither ignored nor deferred.
-
-    A handler without a restorer would return through the vDSO, which is not there.
-    """
+def _returning(action: bytes, arch: Arch) -> tuple[int, int, int, int]:
     handler, flags, restorer, mask = ACTION.unpack(action)
     if not flags & SA_RESTORER and any(arch.restorers):
         restorer = arch.restorers[bool(flags & SA_SIGINFO)]
         flags |= SA_RESTORER
+    return handler, flags, restorer, mask
+
+
+def with_restorer(action: bytes, arch: Arch) -> bytes:
+    """The action as the program wants it, in its kernel's layout.
+
+    A handler without a restorer would return through the vDSO, which is not there.
+    """
+    return arch.action.pack(*_returning(action, arch))
+
+
+def for_kernel(number: int, action: bytes, arch: Arch) -> bytes:
+    """The action as the kernel may have it: forced signals neither ignored nor deferred."""
+    handler, flags, restorer, mask = _returning(action, arch)
     if number in FORCED:
         if handler == SIG_IGN:
             handler = SIG_DFL
@@ -168,7 +180,8 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
         thread.cont(number)
         return
     ptrace.get_registers(thread.task, thread.registers)
-    thread.pending_signals.append((number, ptrace.get_siginfo_bytes(thread.task)))
+    info = home.processor_timers.taken(ptrace.get_siginfo_bytes(thread.task))
+    thread.pending_signals.append((number, info))
     deliver_pending(home, thread)
 
 
@@ -224,9 +237,9 @@ def entered(home: Home, thread: Thread) -> None:
     sigreturn reads it, and so may the handler.
     """
     mask, thread.frame_mask = thread.frame_mask, 0
-    at = ptrace.get_registers(thread.task).rsp + thread.arch.frame_mask_at
-    word = int.from_bytes(home.read(at, SIGSET_SIZE), "little") | mask
-    home.write(at, word.to_bytes(SIGSET_SIZE, "little"))
+    at = ptrace.get_registers(thread.task).rsp + thread.frame_mask_at
+    word = int.from_bytes(home.read(at, FORCED_WORD), "little") | mask
+    home.write(at, word.to_bytes(FORCED_WORD, "little"))
 
 
 def take_unblocked(thread: Thread) -> list[tuple[int, bytes]]:
@@ -264,11 +277,11 @@ def deliver(home: Home, thread: Thread) -> None:
     home.pager.reach(_frame_ranges(thread))
     number, info = thread.pending_signals.pop(0)
     _, flags, _, mask = ACTION.unpack(thread.actions.get(number))
-    if thread.arch.frame_mask_at:
-        thread.frame_mask = thread.virtual_mask
-        thread.virtual_mask |= mask & FORCED_MASK
-        if number in FORCED and not flags & SA_NODEFER:
-            thread.virtual_mask |= 1 << (number - 1)
+    thread.frame_mask = thread.virtual_mask
+    thread.frame_mask_at = thread.arch.frame_mask_at[bool(flags & SA_SIGINFO)]
+    thread.virtual_mask |= mask & FORCED_MASK
+    if number in FORCED and not flags & SA_NODEFER:
+        thread.virtual_mask |= 1 << (number - 1)
     thread.actions.delivered(number)
     ptrace.set_siginfo_bytes(thread.task, info)
     as_if_unmoved(home, thread, number, info)

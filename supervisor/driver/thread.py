@@ -46,6 +46,7 @@ class Thread:
         "fault_address",
         "fault_key",
         "frame_mask",
+        "frame_mask_at",
         "later",
         "leaving",
         "lost",
@@ -56,6 +57,7 @@ class Thread:
         "pending_signals",
         "registers",
         "requester",
+        "returns_to",
         "robust_list",
         "scrutinise",
         "spent",
@@ -94,6 +96,8 @@ class Thread:
         """Virtual processors that sched_setaffinity allowed, bit N for processor N; None: all."""
         self.destination: HostId | None = None
         """At home: the host to which the thread goes at its next stop."""
+        self.returns_to: HostId = HOME
+        """At home: where it goes back to when its handler returns, if not HOME."""
         self.entered = False
         """The call that the thread stopped at has run (its exit stop, or the gadget)."""
         self.actions = actions
@@ -113,6 +117,8 @@ class Thread:
         """Of the forced ones, sent while the program has them blocked: number, siginfo."""
         self.frame_mask = 0
         """Forced signals that the frame of the handler being entered is to show as blocked."""
+        self.frame_mask_at = 0
+        """Where: from the stack pointer."""
         self.at_signal = False
         """Stands at the delivery of a signal, where another can be put in its place."""
         self.delivering = False
@@ -129,7 +135,7 @@ class Thread:
         """The greatest access that its last fault asked for."""
         self.account = Account()
         self.meter = Meter()
-        """Elsewhere: what its task has used there."""
+        """What its task on this host has used."""
         self.spent = Times()
         """At home: processor time of its stays elsewhere that are over."""
         self.paging = False

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Final
 
 from supervisor.arch import I386
-from supervisor.errors import UnsupportedError
 from supervisor.syscalls import rows_control, rows_ipc
 from supervisor.syscalls.build import fetch
 from supervisor.syscalls.call import Guest
@@ -154,6 +153,12 @@ _SEMTIMEDOP: Final = replace(
     number=I386.numbers["ipc"],
 )
 
+_SHMAT: Final = replace(
+    Row("ipc", Where.SPACE, (V,) * 6, handler="ipc"),
+    arch=I386,
+    number=I386.numbers["ipc"],
+)
+
 
 def _ipc(args: Args, guest: Guest) -> Unwrapping:
     """ipc(call, first, second, third, pointer, fifth) as the call that it stands for."""
@@ -189,7 +194,7 @@ def _ipc(args: Args, guest: Guest) -> Unwrapping:
         case 14:  # MSGCTL
             return by_name["msgctl"], [first, second & ~_IPC_64, pointer, 0, 0, 0]
         case 21:  # SHMAT
-            raise UnsupportedError("the program made system call ipc (shmat), not supported")
+            return _SHMAT, list(args)
         case 22:  # SHMDT
             return by_name["shmdt"], [pointer, 0, 0, 0, 0, 0]
         case 23:  # SHMGET

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 
-from supervisor.arch import X86_64, of_selector
+from supervisor.arch import X86_64, Arch, of_selector
 from supervisor.errors import DsmsupError, GuestDied
 from supervisor.tracee import control, inject, priority, ptrace
 from supervisor.tracee.control import ControlBlock
@@ -24,8 +24,8 @@ _ALL_SIGNALS_BUT_TRAP = ~(1 << (signal.SIGTRAP - 1)) & 0xFFFF_FFFF_FFFF_FFFF
 class Caller:
     """Runs single system calls on one stopped thread, at a gadget.
 
-    They are 64-bit ones whatever the thread's own code is. Signals that come
-    meanwhile stay pending: they are the program's.
+    They are 64-bit ones whatever the thread's own code is, unless asked for otherwise.
+    Signals that come meanwhile stay pending: they are the program's.
     """
 
     def __init__(self, pid: int, gadget: int) -> None:
@@ -34,11 +34,18 @@ class Caller:
         self.born: list[int] = []
 
     def call(self, number: int, *arguments: int) -> int:
+        return self._run(X86_64, self.gadget, number, arguments)
+
+    def call_as(self, arch: Arch, name: str, *arguments: int) -> int:
+        """A call of an architecture's own, where the kernel takes note of which it was of."""
+        return self._run(arch, arch.gadget, arch.numbers[name], arguments)
+
+    def _run(self, arch: Arch, gadget: int, number: int, arguments: tuple[int, ...]) -> int:
         registers = ptrace.get_registers(self.pid)
         saved = ptrace.Registers.from_buffer_copy(registers)
-        X86_64.begin_call(registers, number, arguments)
-        registers.cs = X86_64.code_selector
-        registers.rip = self.gadget
+        arch.begin_call(registers, number, arguments)
+        registers.cs = arch.code_selector
+        registers.rip = gadget
         ptrace.set_registers(self.pid, registers)
         mask = ptrace.get_signal_mask(self.pid)
         ptrace.set_signal_mask(self.pid, _ALL_SIGNALS_BUT_TRAP)
@@ -59,7 +66,7 @@ class Caller:
             os.kill(self.pid, number)
         result = ptrace.get_registers(self.pid).rax
         ptrace.set_registers(self.pid, saved)
-        return int(result if result < 1 << 63 else result - (1 << 64))
+        return arch.result_of(result)
 
     def must(self, number: int, *arguments: int) -> int:
         result = self.call(number, *arguments)

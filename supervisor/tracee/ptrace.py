@@ -233,6 +233,23 @@ def raw_syscall(number: int, *args: int) -> int:
     return result
 
 
+_RT_SIGQUEUEINFO: Final = 129
+_RT_TGSIGQUEUEINFO: Final = 297
+
+
+def queue_signal(pid: int, tid: int, number: int, info: bytes) -> None:
+    """Queue a signal with this siginfo_t for a thread, or, where `tid` is 0, for its process.
+
+    The kernel lets nobody pretend to be it (a positive si_code). Raises OSError.
+    """
+    buffer = ctypes.create_string_buffer(info, 128)
+    address = ctypes.addressof(buffer)
+    if tid:
+        raw_syscall(_RT_TGSIGQUEUEINFO, pid, tid, number, address)
+    else:
+        raw_syscall(_RT_SIGQUEUEINFO, pid, number, address)
+
+
 def borrow_descriptor(pidfd: int, descriptor: int) -> int:
     """A duplicate, in the supervisor, of a guest's descriptor (pidfd_getfd(2))."""
     return raw_syscall(438, pidfd, descriptor, 0)

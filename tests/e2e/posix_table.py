@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "testprogs" / "posix"
-PROGRAMS = ("sync", "threads", "signals", "timers", "memory", "processes", "machine")
+PROGRAMS = ("sync", "threads", "signals", "timers", "processor", "memory", "processes", "machine")
 HOSTS = (1, 2, 3)
 LIMIT_S = 120
 

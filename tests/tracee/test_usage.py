@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 
-from supervisor.driver.processor_time import ALL, _named_by
+from supervisor.driver.processor_time import ALL, named_by
 from supervisor.tracee.usage import Meter, Times, used_by
 
 
@@ -43,12 +43,12 @@ def test_times_are_added_part_by_part() -> None:
 
 def test_clock_ids() -> None:
     """As linux/posix-timers_types.h makes them: ~pid << 3, the kind, whether of a thread."""
-    assert _named_by(2, 77) == (ALL, 2)
-    assert _named_by(3, 77) == (77, 6)
-    assert _named_by(~1234 << 3 & 0xFFFF_FFFF | 2, 77) == (1234, 2)
-    assert _named_by(~1234 << 3 & 0xFFFF_FFFF | 6, 77) == (1234, 6)
-    assert _named_by(~0 << 3 & 0xFFFF_FFFF | 6, 77) == (77, 6)
-    assert _named_by(~0 << 3 & 0xFFFF_FFFF | 1, 77) == (ALL, 1)
-    assert _named_by(~5 << 3 & 0xFFFF_FFFF | 3, 77) == (-1, 0)  # a descriptor's
+    assert named_by(2, 77) == (ALL, 2)
+    assert named_by(3, 77) == (77, 6)
+    assert named_by(~1234 << 3 & 0xFFFF_FFFF | 2, 77) == (1234, 2)
+    assert named_by(~1234 << 3 & 0xFFFF_FFFF | 6, 77) == (1234, 6)
+    assert named_by(~0 << 3 & 0xFFFF_FFFF | 6, 77) == (77, 6)
+    assert named_by(~0 << 3 & 0xFFFF_FFFF | 1, 77) == (ALL, 1)
+    assert named_by(~5 << 3 & 0xFFFF_FFFF | 3, 77) == (-1, 0)  # a descriptor's
     for clock in (0, 1, 4, 7, 11, 12):
-        assert _named_by(clock, 77) == (-1, 0)
+        assert named_by(clock, 77) == (-1, 0)

@@ -15,25 +15,37 @@ from typing import Any, Final
 
 from supervisor.arch import Arch
 from supervisor.errors import UnsupportedError
-from supervisor.syscalls.handlers import clocks, files, futex, machine, memory, signals, threads
+from supervisor.syscalls.handlers import (
+    clocks,
+    files,
+    futex,
+    ipc,
+    machine,
+    memory,
+    signals,
+    threads,
+    timers,
+)
 from supervisor.syscalls.spec import Row
 
 Handler = Callable[..., Any]
 
 HOME_HANDLERS: Final[dict[str, Handler]] = {
     **memory.HANDLERS,
+    **ipc.HANDLERS,
     **threads.HANDLERS,
     **futex.HANDLERS,
     **signals.HANDLERS,
     **files.HANDLERS,
     **machine.HANDLERS,
     **clocks.HANDLERS,
+    **timers.OVERRIDDEN,
 }
 """By the name of the call, or of another that does the same (Row.handler)."""
 
 OVERRIDES: Final = frozenset(
     ("tkill", "tgkill", "rt_tgsigqueueinfo", "kill", "rt_sigqueueinfo", "rt_sigpending",
-     "getdents64")
+     "getdents64", *timers.OVERRIDDEN)
 )
 """Calls that only need marshalling, but something more after it at home."""
 

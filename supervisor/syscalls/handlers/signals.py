@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Final
 from supervisor.coherence.messages import Access
 from supervisor.driver.messages import BringHome
 from supervisor.driver.operations import Hold, Native, Proceed, Steps
-from supervisor.driver.signals import ACTION, FORCED_MASK, FRAME_SIZE, for_kernel, take_unblocked
+from supervisor.driver.signals import (
+    ACTION,
+    FORCED_MASK,
+    FORCED_WORD,
+    FRAME_SIZE,
+    for_kernel,
+    take_unblocked,
+)
 from supervisor.syscalls.call import Acquire
 from supervisor.tracee import ptrace
 from supervisor.units import HOME
@@ -164,15 +171,15 @@ def sigaltstack(home: Home, thread: Thread, args: list[int], _: SpecialCall | No
     return 0
 
 
-def rt_sigreturn(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
+def rt_sigreturn(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     """The kernel reads the frame at rsp: it must be here until it has."""
     stack = thread.registers.rsp
     frame = ((stack - 8, FRAME_SIZE, Access.READ),)
     yield Hold(frame)
     home.pager.reach(frame)
-    if thread.arch.return_mask_at:
-        word = home.read(stack + thread.arch.return_mask_at, SIGSET_SIZE)
-        thread.virtual_mask = int.from_bytes(word, "little") & FORCED_MASK
+    at = stack + thread.arch.return_mask_at[home.calls.row_of(thread, call).name]
+    word = home.read(at, FORCED_WORD)
+    thread.virtual_mask = int.from_bytes(word, "little") & FORCED_MASK
     yield Proceed()
     if thread.virtual_mask:
         mask = ptrace.get_signal_mask(thread.task)
@@ -184,7 +191,10 @@ def rt_sigreturn(home: Home, thread: Thread, args: list[int], _: SpecialCall | N
         if thread.pending_signals:
             home.deliver_pending(thread)
             return None
-    home.resume(thread)
+    if thread.returns_to != HOME:
+        home.processor_timers.goes_back(thread)
+    else:
+        home.resume(thread)
     return None
 
 

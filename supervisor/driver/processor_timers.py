@@ -1,0 +1,529 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Timers of processor time: ITIMER_PROF, ITIMER_VIRTUAL, timer_create(2) by such a clock,
+clock_nanosleep(2) by one, and RLIMIT_CPU.
+
+Home's kernel would count home's tasks only, so with several hosts home looks at the
+clocks itself (`ProcessorTime`: the sum of all hosts), wherever the threads are: one
+mechanism, since a timer that was handed to the kernel and taken back as threads move
+would lose its pending signal at each change. It looks again when the time left could have
+been used up, were every processor at work, and not sooner than a kernel's tick
+(TICK_S): a kernel looks at such timers at its ticks as well. While no thread is
+elsewhere nobody else is asked.
+
+What the program sees of its timers is the kernel's doing, or like it:
+
+- A timer of timer_create(2) has a kernel timer that is never set; it keeps the number.
+- The signals are queued with the siginfo that the kernel's would have. (Only the kernel
+  may queue SI_KERNEL, an interval timer's: it is put there when the signal is taken.)
+- As in the kernel (6.4 and later), a process's signal goes to a thread that uses the
+  time: one of the host that has used most since it last got one.
+
+A thread elsewhere runs its handler at home, and goes back when that returns. One that
+was fetched is left in peace for FETCH_SHARE times as long as that took; what expires
+meanwhile is merged with the signal to come: it counts as overrun, or, of an interval
+timer, as what the kernel drops while the signal is pending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import struct
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from supervisor.driver.messages import BringHome
+from supervisor.driver.operations import Native, Steps
+from supervisor.driver.processor_time import ALL, CPUCLOCK_PERTHREAD, CPUCLOCK_VIRT, named_by
+from supervisor.syscalls.call import Call, Result
+from supervisor.syscalls.spec import Row
+from supervisor.tracee import ptrace
+from supervisor.tracee.usage import NS_PER_S, Times, used_by
+from supervisor.units import HOME, HostId
+
+if TYPE_CHECKING:
+    from supervisor.driver.home import Home
+    from supervisor.driver.thread import Thread
+
+TICK_S: Final = 0.004
+IDLE_LOOKS_MAX: Final = 4
+"""While no time is used, it is looked half as often each time, so many times."""
+FETCH_SHARE: Final = 19
+FETCH_S_MAX: Final = 0.1
+"""A fetched thread that has not gone back after so long may be fetched again."""
+
+ITIMER_VIRTUAL: Final = 1
+ITIMER_PROF: Final = 2
+INTERVAL_SIGNALS: Final = {
+    ITIMER_VIRTUAL: signal.SIGVTALRM,
+    ITIMER_PROF: signal.SIGPROF,
+}
+WAITS: Final = frozenset(("rt_sigtimedwait", "rt_sigtimedwait_time64"))
+"""Calls that take a signal without a handler."""
+TIMER_ABSTIME: Final = 1
+CLOCK_MONOTONIC: Final = 1
+CLOCK_SCHED: Final = 2
+OVERRUN_MAX: Final = 0x7FFF_FFFF
+"""DELAYTIMER_MAX of the kernel."""
+
+SI_KERNEL: Final = 0x80
+SI_TIMER: Final = -2
+_TIMER_INFO: Final = struct.Struct("<iii4xiiQ")
+"""siginfo_t of a timer: signo, errno, code, timer, overrun, value."""
+_INFO_SIZE: Final = 128
+_OURS: Final = 0x6D75_7370
+"""An interval timer's siginfo, until it is taken: its value; its timer is -1 - `which`."""
+
+
+class Clock(NamedTuple):
+    """A clock of processor time of the program."""
+
+    tid: int
+    """Of a thread, or ALL."""
+    user: bool
+    """What is used in user mode only."""
+
+
+class Timer:
+    """One timer; times are nanoseconds of its clock."""
+
+    __slots__ = (
+        "clock", "expiry_ns", "interval_ns", "number", "overruns", "overruns_told", "sent_to",
+        "signal", "target", "value", "wanted",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, clock: Clock, signal_number: int, value: int, target: int
+    ) -> None:
+        self.number = number
+        """Its timer_t; -1 - `which` of an interval timer."""
+        self.clock = clock
+        self.signal = signal_number
+        """0 for none."""
+        self.value = value
+        self.target = target
+        """The thread that is to have the signal; 0 for any."""
+        self.expiry_ns = 0
+        """0 while it is not set."""
+        self.interval_ns = 0
+        self.wanted = False
+        """It has expired, and nobody has been sent the signal yet."""
+        self.sent_to = 0
+        """Whom it was sent to, thread or process, and who has not been seen to take it."""
+        self.overruns = 0
+        """Expirations since the one whose signal is under way."""
+        self.overruns_told = 0
+
+    def expire(self, now_ns: int) -> int:
+        """How often it has expired up to now, since last asked."""
+        if not self.expiry_ns or now_ns < self.expiry_ns:
+            return 0
+        if not self.interval_ns:
+            self.expiry_ns = 0
+            return 1
+        count = 1 + (now_ns - self.expiry_ns) // self.interval_ns
+        self.expiry_ns += count * self.interval_ns
+        return count
+
+    def count(self, expirations: int) -> None:
+        """Note that it has expired."""
+        if not self.wanted and not self.sent_to:
+            self.wanted, self.overruns, expirations = True, 0, expirations - 1
+        self.overruns = min(self.overruns + expirations, OVERRUN_MAX)
+
+    def info(self) -> bytes:
+        """The siginfo_t to queue."""
+        packed = _TIMER_INFO.pack(
+            self.signal, 0, SI_TIMER, self.number, self.overruns, self.value
+        )
+        return packed.ljust(_INFO_SIZE, b"\0")
+
+
+class ProcessorTimers:
+    """Home's part, and there is no other."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._timers: dict[int, Timer] = {}
+        self._due: float | None = None
+        """When it is to look next, by time.monotonic()."""
+        self._looking = self._again = False
+        self._idle = 0
+        self._seen: dict[Clock, int] = {}
+        self._credit: dict[HostId, int] = {}
+        """What each host has used since a thread of it last got a process's signal."""
+        self._used: dict[HostId, int] = {}
+        self._used_here: dict[int, int] = {}
+        """Of threads at home, when one was last chosen."""
+        self._fetched: dict[int, float] = {}
+        self._in_peace: dict[int, float] = {}
+        """Until when threads are not fetched again."""
+        self._in_peace_until = 0.0
+        """When the first of those may be fetched whom a signal waits for; 0 for none."""
+        self._turn = 0
+
+    @property
+    def in_kernel(self) -> bool:
+        """Has home's kernel all that there is to count?"""
+        return self.home.hosts == 1
+
+    def executed(self) -> None:
+        """execve(2): interval timers go on, the others are gone."""
+        self._timers = {number: t for number, t in self._timers.items() if number < 0}
+        for timer in self._timers.values():
+            timer.sent_to = 0
+
+    # What the program's calls come to -----------------------------------------------------
+
+    def named(self, thread: Thread, clock: int) -> Clock | None:
+        """The clock of an id; None for one that is not of the program's processor time."""
+        whose, kind = named_by(clock & 0xFFFF_FFFF, thread.tid)
+        user = kind & 3 == CPUCLOCK_VIRT
+        if kind & CPUCLOCK_PERTHREAD:
+            return Clock(whose, user) if whose in self.home.by_tid else None
+        return Clock(ALL, user) if whose in (ALL, self.home.pid) else None
+
+    def find(self, number: int) -> Timer | None:
+        return self._timers.get(number)
+
+    def interval(self, which: int) -> Timer:
+        """ITIMER_VIRTUAL or ITIMER_PROF."""
+        number = -1 - which
+        if number not in self._timers:
+            clock = Clock(ALL, which == ITIMER_VIRTUAL)
+            self._timers[number] = Timer(number, clock, INTERVAL_SIGNALS[which], _OURS, 0)
+        return self._timers[number]
+
+    def add(self, timer: Timer) -> None:
+        self._timers[timer.number] = timer
+
+    def drop(self, number: int) -> None:
+        self._timers.pop(number, None)
+
+    def read(self, clock: Clock) -> Steps:
+        """A clock's time; 0 where its thread has ended."""
+        times, kind = self.home.processor_time, 1 if clock.user else CLOCK_SCHED
+        if clock.tid == ALL:
+            return (yield from times.of_clock(kind))
+        thread = self.home.by_tid.get(clock.tid)
+        if thread is None:
+            return 0
+        used = yield from times.of_thread(thread)
+        at_home = times.at_home(thread)
+        return at_home.user_ns + used.user_ns if clock.user else at_home.sum_ns + used.sum_ns
+
+    def get(self, timer: Timer) -> Steps:
+        """Nanoseconds until a timer expires (0: it is not set), and its interval."""
+        now_ns = yield from self.read(timer.clock)
+        self._expired(timer, now_ns)
+        left_ns = timer.expiry_ns - now_ns if timer.expiry_ns else 0
+        return left_ns, timer.interval_ns
+
+    def set(self, timer: Timer, value_ns: int, interval_ns: int, absolute: bool) -> Steps:
+        """Set a timer; what it was set to, as `get` says it."""
+        now_ns = yield from self.read(timer.clock)
+        self._expired(timer, now_ns)
+        before = (timer.expiry_ns - now_ns if timer.expiry_ns else 0), timer.interval_ns
+        timer.expiry_ns = value_ns and (max(value_ns, 1) if absolute else now_ns + value_ns)
+        timer.interval_ns = interval_ns if value_ns else 0
+        timer.wanted = False
+        timer.overruns = timer.overruns_told = 0
+        if timer.number >= 0:
+            timer.sent_to = 0  # a timer that is set anew begins anew (timer_settime(2))
+        self._expired(timer, now_ns)
+        self._idle = 0
+        self._look_at_once()
+        return before
+
+    def limited(self) -> None:
+        """RLIMIT_CPU may have changed."""
+        if self._limits() != (resource.RLIM_INFINITY, resource.RLIM_INFINITY):
+            self._look_at_once()
+
+    def sleep(self, thread: Thread, row: Row, call: Call) -> Steps:
+        """clock_nanosleep by a clock of processor time; None where it is another clock's."""
+        clock = self.named(thread, call.args[0])
+        if self.in_kernel or thread.borrowed or clock is None or clock.tid == thread.tid:
+            return None  # of one's own thread's clock the kernel says EINVAL
+        segments = dict(call.pointers)
+        if 2 not in segments:
+            return None
+        seconds, rest = row.timespec.unpack(call.segments[segments[2]].data)
+        if seconds < 0 or not 0 <= rest < NS_PER_S:
+            return None
+        absolute = call.args[1] & TIMER_ABSTIME
+        until_ns = seconds * NS_PER_S + rest
+        now_ns = yield from self.read(clock)
+        if not absolute:
+            until_ns += now_ns
+        parallel = self.home.machine.cpus if clock.tid == ALL else 1
+        arch, lease, idle = thread.arch, self.home.scratch.lease(), 0
+        try:
+            at = lease.allocate(arch.timespec.size)
+            while now_ns < until_ns:
+                wait_ns = max((until_ns - now_ns) // parallel, int(TICK_S * NS_PER_S)) << idle
+                lease.write(at, arch.timespec.pack(*divmod(wait_ns, NS_PER_S)))
+                value = yield Native(arch.numbers["clock_nanosleep"], [CLOCK_MONOTONIC, 0, at, 0])
+                before_ns, now_ns = now_ns, (yield from self.read(clock))
+                idle = min(idle + 1, IDLE_LOOKS_MAX) if now_ns == before_ns else 0
+                if value < 0:
+                    outs = []
+                    if not absolute and 3 in segments:
+                        left = divmod(max(until_ns - now_ns, 1), NS_PER_S)
+                        outs.append((segments[3], 0, row.timespec.pack(*left)))
+                    return Result(value, outs)
+        finally:
+            lease.release()
+        return Result(0, [])
+
+    # Looking at the clocks ----------------------------------------------------------------
+
+    def _look_at_once(self) -> None:
+        if not self.in_kernel:
+            self._look_at(time.monotonic())
+
+    def _look_at(self, when: float) -> None:
+        if self._due is None or when < self._due:
+            self._due = when
+            self.home.events.at(when, lambda: self._alarm(when))
+
+    def _alarm(self, when: float) -> None:
+        if when != self._due:
+            return  # an earlier look has been asked for since, and been taken
+        self._due = None
+        if self._looking:
+            self._again = True  # a timer has been set since that look began
+        elif not self.home.finished:
+            self._looking = True
+            self.home.operations.begin(
+                "processor timers", None, self._look(), lambda _: self._looked()
+            )
+
+    def _looked(self) -> None:
+        self._looking = False
+        if self._again:
+            self._again = False
+            self._look_at_once()
+
+    def _set(self) -> list[Timer]:
+        return [t for t in self._timers.values() if t.signal and (t.expiry_ns or t.wanted)]
+
+    def _look(self) -> Steps:
+        clocks = {timer.clock for timer in self._set() if timer.expiry_ns}
+        limits = self._limits()
+        if limits[0] != resource.RLIM_INFINITY or limits[1] != resource.RLIM_INFINITY:
+            clocks.add(Clock(ALL, False))
+        now_ns = {}
+        for clock in clocks:
+            now_ns[clock] = yield from self.read(clock)
+        self._give_credit(self.home.processor_time.by_host)
+        wait_ns = []
+        for timer in self._set():
+            now = now_ns.get(timer.clock)
+            if now is not None:
+                self._expired(timer, now)
+            if timer.wanted:
+                self._send(timer)
+            if timer.expiry_ns and now is not None and not timer.wanted:
+                wait_ns.append(self._earliest(timer.clock, timer.expiry_ns - now))
+        whole = now_ns.get(Clock(ALL, False), 0)
+        left_ns = self._keep_to_limits(whole)
+        if left_ns is not None:
+            wait_ns.append(self._earliest(Clock(ALL, False), left_ns))
+        if wait_ns:
+            unused = all(self._seen.get(clock) == now for clock, now in now_ns.items())
+            self._idle = min(self._idle + 1, IDLE_LOOKS_MAX) if unused else 0
+            self._seen = now_ns
+            wait_s = max(min(wait_ns) / NS_PER_S, TICK_S * 2**self._idle)
+            self._look_at(time.monotonic() + wait_s)
+        if self._in_peace_until:
+            self._look_at(self._in_peace_until)
+            self._in_peace_until = 0.0
+
+    def _earliest(self, clock: Clock, left_ns: int) -> int:
+        """How soon, in nanoseconds, a clock may have advanced by so much."""
+        return left_ns // (self.home.machine.cpus if clock.tid == ALL else 1)
+
+    def _expired(self, timer: Timer, now_ns: int) -> None:
+        expirations = timer.expire(now_ns)
+        if expirations and timer.signal:
+            if timer.sent_to and not self._is_pending(timer):
+                timer.overruns_told, timer.sent_to = timer.overruns, 0
+            timer.count(expirations)
+            if timer.wanted and not self._looking:
+                self._look_at_once()
+
+    def _is_pending(self, timer: Timer) -> bool:
+        """Is the signal that was sent still to be taken? (sigtimedwait and signalfd take it
+        unseen.)"""
+        home, tid = self.home, timer.sent_to
+        thread = home.by_tid.get(tid)
+        if thread is not None and any(n == timer.signal for n, _ in thread.pending_signals):
+            return True
+        try:
+            with open(f"/proc/{home.pid}/task/{tid}/status", encoding="ascii",
+                      errors="replace") as file:
+                return any(
+                    int(line.split()[1], 16) >> (timer.signal - 1) & 1
+                    for line in file if line.startswith(("SigPnd:", "ShdPnd:"))
+                )  # fmt: skip
+        except OSError:
+            return False  # its thread is gone, and the signal with it
+
+    # Signals --------------------------------------------------------------------------------
+
+    def _send(self, timer: Timer) -> None:
+        """Send an expired timer's signal, unless its thread is to be left in peace now."""
+        home, number = self.home, timer.signal
+        if timer.target:
+            threads = [home.by_tid[timer.target]] if timer.target in home.by_tid else []
+            if not threads:
+                timer.wanted = False
+                return
+        elif not home.actions.runs_handler(number):
+            threads = []
+        else:
+            threads = list(self._by_use())
+        waits_for = None
+        for thread in threads:
+            if waits_for is not None and thread.away != waits_for:
+                return
+            blocked = self._blocks(thread, number)
+            if blocked and not timer.target:
+                continue
+            fetch = thread.away != HOME and thread.native is None and not blocked
+            until = self._in_peace.get(thread.tid, 0.0) if fetch else 0.0
+            if time.monotonic() < until:
+                waits_for = thread.away
+                self._in_peace_until = min(until, self._in_peace_until or until)
+                continue
+            self._queue(timer, thread.tid)
+            self._credit[thread.away] = 0
+            if thread.away != HOME and not blocked:
+                self._fetch(thread, fetch)
+            return
+        if waits_for is None:
+            self._queue(timer, ALL)
+
+    def _queue(self, timer: Timer, tid: int) -> None:
+        """Queue the signal for a thread, or the process."""
+        pid = self.home.pid
+        timer.wanted, timer.sent_to = False, tid or pid
+        with contextlib.suppress(OSError):  # it is ending, or may queue no more
+            ptrace.queue_signal(pid, tid, timer.signal, timer.info())
+
+    def _by_use(self) -> Iterable[Thread]:
+        """The program's threads, those first whose host has used most since its last turn."""
+        threads = [thread for thread in self.home.by_tid.values() if not thread.exited]
+        self._turn += 1
+        here = {}
+        for thread in threads:
+            if thread.away == HOME:
+                here[thread.tid] = used_by(self.home.pid, thread.tid)
+        before, self._used_here = self._used_here, here
+        count = len(threads)
+        ranked = [
+            (
+                -self._credit.get(thread.away, 0),
+                before.get(thread.tid, 0) - here.get(thread.tid, 0),
+                (index + self._turn) % count,
+                thread,
+            )
+            for index, thread in enumerate(threads)
+        ]
+        return [each[3] for each in sorted(ranked, key=lambda each: each[:3])]
+
+    def _give_credit(self, by_host: dict[HostId, Times]) -> None:
+        for host, used in by_host.items():
+            more = used.sum_ns - self._used.get(host, used.sum_ns)
+            self._used[host] = used.sum_ns
+            self._credit[host] = self._credit.get(host, 0) + max(more, 0)
+
+    def _blocks(self, thread: Thread, number: int) -> bool:
+        try:
+            with open(f"/proc/{self.home.pid}/task/{thread.tid}/status", encoding="ascii",
+                      errors="replace") as file:  # fmt: skip
+                for line in file:
+                    if line.startswith("SigBlk:"):
+                        mask = int(line.split()[1], 16) | thread.virtual_mask
+                        return bool(mask >> (number - 1) & 1)
+        except OSError:
+            pass
+        return True
+
+    def _fetch(self, thread: Thread, ask: bool) -> None:
+        """Have a thread come home for its handler, and go back afterwards."""
+        now = time.monotonic()
+        thread.returns_to = thread.away
+        self._fetched[thread.tid] = now
+        self._in_peace[thread.tid] = now + FETCH_S_MAX
+        if ask:
+            self.home.send(thread.away, BringHome(thread.tid))
+
+    def goes_back(self, thread: Thread) -> None:
+        """A thread that was fetched for a handler has done with it."""
+        now = time.monotonic()
+        taken = now - self._fetched.pop(thread.tid, now)
+        self._in_peace[thread.tid] = now + FETCH_SHARE * taken
+        thread.destination, thread.returns_to = thread.returns_to, HOME
+        self.home.away.depart(thread)
+
+    def ended(self, tid: int) -> None:
+        """A thread is gone."""
+        for table in (self._fetched, self._in_peace):
+            table.pop(tid, None)
+
+    def taken(self, info: bytes) -> bytes:
+        """The siginfo of a signal that a thread has got, as the program is to see it."""
+        number, _, code, identity, _, value = _TIMER_INFO.unpack_from(info)
+        timer = self._timers.get(identity) if code == SI_TIMER else None
+        if timer is None or timer.signal != number or value != timer.value:
+            return info
+        timer.sent_to = 0
+        timer.overruns_told, timer.overruns = timer.overruns, 0
+        if identity < 0:
+            return struct.pack("<iii", number, 0, SI_KERNEL).ljust(_INFO_SIZE, b"\0")
+        told = _TIMER_INFO.pack(number, 0, SI_TIMER, identity, timer.overruns_told, value)
+        return told.ljust(_INFO_SIZE, b"\0")
+
+    def waited_for(self, thread: Thread, result: Result) -> Result:
+        """The result of one of WAITS, with the siginfo that it brought as `taken`."""
+        if result.ret <= 0 or not result.outs:
+            return result
+        segment, at, data = result.outs[0]
+        wide = thread.arch.word == 8  # struct compat_siginfo has no gap behind the code
+        info = data if wide else data[:12] + bytes(4) + data[12:24] + bytes(4)
+        told = self.taken(info)
+        if told is info:
+            return result
+        if not wide:
+            told = told[:12] + told[16:28]
+        return Result(result.ret, [(segment, at, told[: len(data)]), *result.outs[1:]])
+
+    # RLIMIT_CPU -----------------------------------------------------------------------------
+
+    def _limits(self) -> tuple[int, int]:
+        """Soft and hard, seconds; RLIM_INFINITY where nobody may ask."""
+        try:
+            return resource.prlimit(self.home.pid, resource.RLIMIT_CPU)
+        except OSError:
+            return resource.RLIM_INFINITY, resource.RLIM_INFINITY
+
+    def _keep_to_limits(self, now_ns: int) -> int | None:
+        """Do what the kernel does at the limits (check_process_timers of
+        kernel/time/posix-cpu-timers.c); nanoseconds to the nearer one, None without any."""
+        soft, hard = self._limits()
+        limits = [each for each in (soft, hard) if each != resource.RLIM_INFINITY]
+        if not limits:
+            return None
+        if hard != resource.RLIM_INFINITY and now_ns >= hard * NS_PER_S:
+            self.home.endings.kill_program()
+            return None
+        if soft != resource.RLIM_INFINITY and now_ns >= soft * NS_PER_S:
+            with contextlib.suppress(OSError, ValueError):
+                resource.prlimit(self.home.pid, resource.RLIMIT_CPU, (soft + 1, hard))
+            self.home.endings.signal_program(signal.SIGXCPU)
+            limits[0] = soft + 1
+        return min(limits) * NS_PER_S - now_ns
