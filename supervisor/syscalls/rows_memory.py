@@ -3,27 +3,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from supervisor.syscalls.spec import (
     FD,
     Args,
+    Either,
+    In,
     Out,
     V,
     answered,
+    home,
     refused,
     space,
 )
 from supervisor.units import PAGE_SIZE
 
 ENOSYS: Final = -38
-_NO_NUMA: Final = "memory of the hosts is no NUMA that the kernel knows"
+_NO_NUMA: Final = "pages lie where they are used, which no call tells"
 _NO_KEYS: Final = "protection keys are per thread and per processor"
 
 
 def _pages(args: Args) -> int:
     """One byte a page of [args[0], args[0] + args[1])."""
     return (args[1] + PAGE_SIZE - 1) // PAGE_SIZE
+
+
+def _nodes(position: int) -> Either:
+    """Bytes of a set of nodes of `args[position]` bits, less one (mm/mempolicy.c)."""
+
+    def words(bits: int) -> Callable[[Args], int]:
+        return lambda args: -(-max(args[position] - 1, 0) // bits) * (bits // 8)
+
+    return Either(words(64), words(32))
 
 
 ROWS: Final = (
@@ -45,9 +58,11 @@ ROWS: Final = (
     space("mincore", V, V, Out(_pages)),
     answered("pkey_alloc", -28, _NO_KEYS),
     answered("pkey_free", -22, _NO_KEYS),
-    answered("mbind", ENOSYS, _NO_NUMA),
-    answered("set_mempolicy", ENOSYS, _NO_NUMA),
-    answered("get_mempolicy", ENOSYS, _NO_NUMA),
+    # The machine that the program is shown is one node (driver/machine.py), and home's
+    # kernel keeps what is asked for about it. It decides nothing: coherence moves pages.
+    home("mbind", V, V, V, In(_nodes(4)), V, V, quiet=True),
+    home("set_mempolicy", V, In(_nodes(2)), V, quiet=True),
+    home("get_mempolicy", Out(4), Out(_nodes(2)), V, V, V, quiet=True),
     answered("set_mempolicy_home_node", ENOSYS, _NO_NUMA),
     answered("migrate_pages", ENOSYS, _NO_NUMA),
     answered("move_pages", ENOSYS, _NO_NUMA),
