@@ -30,6 +30,10 @@ from supervisor.tracee.priority import bound_urgency, put_first
 from supervisor.units import HOME, HostId
 
 STATISTICS_WAIT_S: Final = 5.0
+CHILDREN_WAIT_S: Final = 2.0
+"""How long children that the program leaves behind have to end: they are traced, and die
+with their tracer."""
+
 REAP_S: Final = 3.0
 VIRTUAL_SILENCE_S_MAX: Final = 60.0
 """How long a virtual host may say nothing: the kernel tells of its end, and this machine
@@ -141,9 +145,12 @@ async def _run_home(
                 home.fail(DsmsupError(_internal_error(error, job)))
             with trio.move_on_after(STATISTICS_WAIT_S):
                 await home.wait_for_statistics()
+            with trio.move_on_after(CHILDREN_WAIT_S):
+                await home.wait_for_children()
             nursery.cancel_scope.cancel()
     finally:
         home.endings.kill_program()
+        home.bystanders.kill()
         membership.close()  # the other hosts wait for it: children of this process among them
         _reap()
         home.events.close()

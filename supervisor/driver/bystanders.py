@@ -10,6 +10,7 @@ code that they have from the program, until they execute another.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from typing import Final
 
@@ -65,6 +66,12 @@ class Bystanders:
     def file(self, process: int, task: int, name: str) -> bytes | None:
         """What one of its files under /proc shows; None where it is as the kernel's."""
         return self._calls.file(process, task, name, self.tasks)
+
+    def kill(self) -> None:
+        """End those that are left; they are reaped like any tracee."""
+        for task in self.tasks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(task, signal.SIGKILL)
 
     def on_stop(self, stop: Stop) -> bool:
         """Let a bystander go on; False when the task is not one."""

@@ -410,3 +410,12 @@ class Home(Supervisor):
                 await self.events.wait(False)
             except DsmsupError:
                 pass  # the run is over: the guest is gone, or a host that has nothing to tell
+
+    async def wait_for_children(self) -> None:
+        """Until no child that the program has left behind is running (the caller bounds it)."""
+        while self.bystanders.tasks and self.trouble is None and not self.terminating:
+            try:
+                self.settle()
+                await self.events.wait(False)
+            except DsmsupError:
+                pass  # as above
