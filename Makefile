@@ -63,8 +63,10 @@ stress: bytecode build
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 20
 	$(PYTEST) $(STRESS) --hosts 2 --repeat 5 --pin 0
 
+# In pieces of a few minutes each: make programs PROGRAMS_ARGS="--seconds 120 --json ..."
+PROGRAMS_ARGS ?= --json docs/programs.json --page docs/programs.md
 programs: bytecode
-	$(PY) tests/e2e/others_table.py --output docs/programs.md
+	$(PY) tests/e2e/others_table.py $(PROGRAMS_ARGS)
 
 $(VENV)/bench-ready: $(VENV)/ready
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -73,6 +73,8 @@ class Row(NamedTuple):
     quick: bool = False
     refusal: tuple[str, str] | None = None
     """A pattern of what it says where dsmsup refuses what it needs, and the reason."""
+    runs: int = 1
+    """How often the table's command runs it on 2 hosts."""
 
     @property
     def shown(self) -> str:
@@ -80,6 +82,11 @@ class Row(NamedTuple):
         lines = [line.strip() for line in self.script.strip().splitlines()]
         first = next(line for line in lines if "$RUN" in line).replace("$RUN ", "")
         return first if len(first) <= SHOWN_MAX else first[: SHOWN_MAX - 3].rstrip() + "..."
+
+    @property
+    def key(self) -> str:
+        """A name of its own in the table's file."""
+        return f"{self.package}: {self.script.strip()}"
 
     @property
     def id(self) -> str:

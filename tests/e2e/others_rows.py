@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 from others import C_FILES, REPOSITORY, Row, text
+from others_rows_media import MEDIA
+from others_rows_science import SCIENCE
+from others_rows_servers import SERVERS
 
 PYTHON_THREADS = r"""
 cat > threads.py <<'END'
@@ -183,26 +186,16 @@ exit 9
 END
 """
 
-REDIS = """
-$RUN redis-server --port 0 --unixsocket $PWD/socket --io-threads 4 --io-threads-do-reads yes \
-	--save '' --daemonize no > log & server=$!
-for _ in $(seq 600); do redis-cli -s socket ping > /dev/null 2>&1 && break; sleep 0.1; done
-redis-benchmark -s socket -n 1000 -c 8 -q incr counter > /dev/null
-redis-benchmark -s socket -n 300 -c 8 -P 10 -q lpush list x > /dev/null
-redis-cli -s socket get counter; redis-cli -s socket llen list
-redis-cli -s socket shutdown nosave; wait $server
-"""
-
 TRACED = "a task has one tracer, and that is dsmsup"
 
 THREADED = [
-    Row("pigz", "$RUN pigz -p4 -n -c text", text(1500), threads=4, quick=True),
-    Row("pigz", "$RUN pigz -d -c text.gz", text(1500) + "; pigz -n text", threads=1),
-    Row("xz-utils", "$RUN xz -T4 -1 --block-size=512KiB -c text", text(1500), threads=4),
+    Row("pigz", "$RUN pigz -p4 -n -c text", text(1500), threads=4, quick=True, runs=10),
+    Row("pigz", "$RUN pigz -d -c text.gz", text(1500) + "; pigz -n text", threads=1, runs=10),
+    Row("xz-utils", "$RUN xz -T4 -1 --block-size=512KiB -c text", text(1500), threads=4, runs=10),
     Row("xz-utils", "$RUN xz -d -T4 -c text.xz",
-        text(1500) + "; xz -1 -T2 --block-size=256KiB text", threads=3),
-    Row("coreutils", "$RUN sort --parallel=4 text", text(1500), threads=1),
-    Row("zstd", "$RUN zstd -q -T4 -B1MiB -c text", text(5000), threads=3, quick=True),
+        text(1500) + "; xz -1 -T2 --block-size=256KiB text", threads=3, runs=10),
+    Row("coreutils", "$RUN sort --parallel=4 text", text(1500), threads=1, runs=10),
+    Row("zstd", "$RUN zstd -q -T4 -B1MiB -c text", text(5000), threads=3, quick=True, runs=10),
     Row("pbzip2", "$RUN pbzip2 -p4 -b1 -c text", text(1500), threads=4),
     Row("lbzip2", "$RUN lbzip2 -n4 -c text", text(1500), threads=4),
     Row("p7zip-full", "$RUN 7z a -mmt4 -bso0 -bsp0 text.7z text",
@@ -210,30 +203,31 @@ THREADED = [
     Row("p7zip-full", "$RUN 7z a -mmt4 -tbzip2 -bso0 -bsp0 text.bz2 text", text(1500),
         ("text.bz2",), threads=3),
     Row("imagemagick", "$RUN convert -size 400x300 gradient: -blur 0x4 -swirl 60"
-        " -resize 150% rgb:-"),  # Debian's makes no threads
+        " -resize 150% rgb:-", runs=10),  # Debian's makes no threads for these
+    Row("imagemagick", "OMP_NUM_THREADS=4 $RUN convert -size 800x600 gradient:red-blue"
+        " -colorspace Lab rgb:-", threads=1, runs=10),
     Row("graphicsmagick", "OMP_NUM_THREADS=4 $RUN gm convert -size 600x400 gradient:red-blue"
         " -blur 0x4 -resize 150% rgb:-", threads=3),
     Row("ffmpeg", "$RUN ffmpeg -loglevel error -f lavfi -i testsrc=duration=1:size=320x240:rate=25"
-        " -c:v mpeg4 -threads 4 -bitexact -f md5 -", threads=3),
+        " -c:v mpeg4 -threads 4 -bitexact -f md5 -", threads=3, runs=10),
     Row("ffmpeg", "$RUN ffmpeg -loglevel error -f lavfi -i testsrc=duration=1:size=320x240:rate=25"
-        " -c:v libx264 -threads 4 -bitexact -f md5 -", threads=4),
-    Row("python3", "$RUN python3 threads.py", PYTHON_THREADS, threads=4, quick=True),
-    Row("python3", "$RUN python3 pools.py", PYTHON_THREADS, threads=4),
-    Row("perl", "$RUN perl threads.pl", PERL_THREADS, threads=4),
-    Row("redis-server", REDIS, threads=3),
+        " -c:v libx264 -threads 4 -bitexact -f md5 -", threads=4, runs=10),
+    Row("python3", "$RUN python3 threads.py", PYTHON_THREADS, threads=4, quick=True, runs=10),
+    Row("python3", "$RUN python3 pools.py", PYTHON_THREADS, threads=4, runs=10),
+    Row("perl", "$RUN perl threads.pl", PERL_THREADS, threads=4, runs=10),
     Row("sysbench", "$RUN sysbench --threads=4 --events=400 --time=0 cpu run"
-        " | grep -E 'number of (events|threads)'", threads=4),
+        " | grep -E 'number of (events|threads)'", threads=4, runs=10),
     Row("sysbench", "$RUN sysbench --threads=4 --events=200 --time=0 threads run"
-        " | grep -E 'number of (events|threads)'", threads=4),
+        " | grep -E 'number of (events|threads)'", threads=4, runs=10),
     Row("sysbench", "$RUN sysbench --threads=4 --events=8 --time=0 --mutex-locks=1000 mutex run"
-        " | grep -E 'number of (events|threads)'", threads=4),
+        " | grep -E 'number of (events|threads)'", threads=4, runs=10),
     Row("sysbench", "$RUN sysbench --threads=4 --time=0 --memory-total-size=16M memory run"
         " | grep -E 'number of (events|threads)|Total operations'",
-        threads=4, varies=r"\(.* per second\)"),
+        threads=4, varies=r"\(.* per second\)", runs=10),
     Row("stress-ng", "$RUN stress-ng --pthread 2 --pthread-ops 40 --pthread-max 8 --quiet"),
     Row("git", "$RUN git -C repo -c grep.threads=4 grep -c 77", REPOSITORY, threads=1),
     Row("git", "$RUN git -C repo -c pack.threads=4 gc -q && git -C repo fsck"
-        " && git -C repo count-objects -v | grep in-pack", REPOSITORY),
+        " && git -C repo count-objects -v | grep in-pack", REPOSITORY, runs=10),
     Row("git", "$RUN git -C repo pack-objects --threads=4 --all -q ../pack < /dev/null > name"
         " && git index-pack --threads=1 pack-*.pack > name && git verify-pack pack-*.idx",
         REPOSITORY, threads=2),
@@ -245,9 +239,9 @@ THREADED = [
         threads=4),
     Row("ripgrep", "$RUN rg -j4 -c root /etc/passwd /etc/group /etc/services --sort path"),
     Row("ripgrep", "$RUN rg -j4 --no-ignore -c 77 repo | sort", REPOSITORY, threads=3),
-    Row("default-jre-headless", "$RUN java Sum", JAVA, threads=4),
-    Row("golang-go", "$RUN ./sum", GO),
-    Row("golang-go", "HOME=$PWD GOCACHE=$PWD/cache $RUN go run sum.go", GO),
+    Row("default-jre-headless", "$RUN java Sum", JAVA, threads=4, runs=10),
+    Row("golang-go", "$RUN ./sum", GO, runs=10),
+    Row("golang-go", "HOME=$PWD GOCACHE=$PWD/cache $RUN go run sum.go", GO, runs=10),
     Row("nodejs", "$RUN node work.js", NODE, threads=3),
     Row("erlang-base", "$RUN erl -noshell -eval 'P = self(), [spawn(fun() -> P !"
         " lists:sum(lists:seq(1, N * 100)) end) || N <- lists:seq(1, 20)],"
@@ -261,26 +255,7 @@ THREADED = [
         " a = np.arange(90000.).reshape(300, 300) % 7; print((a @ a).sum())'"),
     Row("plzip", "$RUN plzip -n4 -B 512KiB -c text", text(1500), threads=4),
     Row("openssl", "$RUN openssl speed -seconds 1 -multi 2 -bytes 1024 sha256 2> /dev/null"
-        " | grep -o ^sha256"),
-    Row("memcached", """
-$RUN memcached -u nobody -t 4 -s $PWD/socket -a 777 & server=$!
-for _ in $(seq 600); do [ -S socket ] && break; sleep 0.1; done
-python3 - <<'END'
-import socket, threading
-def talk(n):
-    with socket.socket(socket.AF_UNIX) as s:
-        s.connect("socket"); f = s.makefile("rwb")
-        for i in range(50):
-            f.write(b"incr n 1\\r\\n"); f.flush(); f.readline()
-with socket.socket(socket.AF_UNIX) as s:
-    s.connect("socket"); f = s.makefile("rwb")
-    f.write(b"set n 0 0 1\\r\\n0\\r\\n"); f.flush(); f.readline()
-    threads = [threading.Thread(target=talk, args=(n,)) for n in range(6)]
-    [t.start() for t in threads]; [t.join() for t in threads]
-    f.write(b"get n\\r\\n"); f.flush(); f.readline(); print(f.readline())
-END
-kill -TERM $server; wait $server; echo $?
-""", threads=4),
+        " | grep -o ^sha256", runs=10),
 ]
 
 EVERYDAY = [
@@ -294,7 +269,7 @@ EVERYDAY = [
     Row("coreutils", "$RUN dd if=text of=copy bs=100k status=none", text(1500), ("copy",)),
     Row("bash", "$RUN bash script.sh", BASH, quick=True),
     Row("bash", "$RUN bash -c 'echo $((6*7)) | cat; (exit 3)'"),
-    Row("bash", "$RUN bash -ic 'sleep 0.1 & jobs; fg; echo done' 2> /dev/null"),
+    Row("bash", "$RUN bash -ic 'sleep 0.1 & jobs; fg; echo done' 2> /dev/null", runs=10),
     Row("dash", "$RUN dash -c 'for i in 1 2 3; do echo $i; done | sort -r; exit 4'"),
     Row("busybox-static", "$RUN busybox sh -c 'seq 5 | busybox tac; exit 4'"),
     Row("tar", "$RUN tar cf out.tar --mtime=@0 --sort=name f1.c f2.c main.c && tar tvf out.tar",
@@ -357,4 +332,4 @@ printf 'cmake_minimum_required(VERSION 3.10)\nproject(p C)\nadd_executable(p mai
     Row("git", "$RUN git -C repo log --oneline", REPOSITORY),
 ]
 
-ROWS = [*THREADED, *EVERYDAY]
+ROWS = [*THREADED, *MEDIA, *SCIENCE, *SERVERS, *EVERYDAY]
