@@ -30,7 +30,8 @@ class Endings:
     def __init__(self, home: Home) -> None:
         self._home = home
         self.status: int | None = None
-        self._terminating = False
+        self.terminating = False
+        """The user has asked for the end."""
 
     # A thread's, as it asks for it ------------------------------------------------
 
@@ -105,12 +106,12 @@ class Endings:
         home = self._home
         if home.finished:
             return
-        if number == signal.SIGTERM and self._terminating:
+        if number == signal.SIGTERM and self.terminating:
             self.kill_program()
             return
         self.signal_program(number)
         if number == signal.SIGTERM:
-            self._terminating = True
+            self.terminating = True
             home.events.at(time.monotonic() + TERMINATION_S, self._terminate)
 
     def _terminate(self) -> None:

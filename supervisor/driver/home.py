@@ -413,7 +413,7 @@ class Home(Supervisor):
 
     async def wait_for_children(self) -> None:
         """Until no child that the program has left behind is running (the caller bounds it)."""
-        while self.bystanders.tasks and self.trouble is None and not self.terminating:
+        while self.bystanders.tasks and self.trouble is None and not self.endings.terminating:
             try:
                 self.settle()
                 await self.events.wait(False)

@@ -82,6 +82,7 @@ THREADS = [
     Program("cancel", threads=3),
     Program("ids"),
     Program("errno_thread"),
+    Program("memory_policy"),
     Program("mutex", ("12", "50"), threads=12),
 ]
 
@@ -164,6 +165,7 @@ I386_KINDS = {
         "malloc_all", "brk_growth", "mprotect", "stdio_all", "file_io", "poll_sleep", "layouts",
         "signal_alarm", "signal_self", "signal_thread", "segv_thread", "cancel", "nested",
         "cxx_threads", "cxx_exceptions", "omp_loops", "cpu_limit", "forced_masks", "sysv_memory",
+        "memory_policy",
     ),
     "m32static": ("mutex", "tls", "malloc_all", "cancel", "cxx_exceptions"),
     "m32nopie": ("mutex", "condvar", "omp_loops"),

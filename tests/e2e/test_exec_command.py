@@ -50,6 +50,19 @@ def test_children_see_the_machine_of_the_program(place: Place) -> None:
     assert (run.status, run.stderr) == (0, b"")
 
 
+def test_children_left_behind_have_time_to_end(hosts: int, place: Place) -> None:
+    script = "(sleep 0.3; echo late) & exit 3"
+    run = place.dsmsup("exec", "-n", str(hosts), "bash", "-c", script)
+    assert (run.status, run.stdout, run.own_lines()) == (3, b"late\n", [])
+
+
+def test_children_left_running_end_with_dsmsup(place: Place) -> None:
+    """At once then: before, their end was waited for in vain, for another 3 s."""
+    run = place.dsmsup("exec", "-n", "2", "bash", "-c", "sleep 60 & echo $! & exit 4")
+    assert run.status == 4
+    assert not Path(f"/proc/{run.stdout.decode().strip()}").exists()
+
+
 def test_program_found_by_path_and_by_folder(place: Place) -> None:
     here = place.dsmsup("exec", "-n", "1", "./status", "3", cwd=harness.BIN)
     assert here.status == 3
