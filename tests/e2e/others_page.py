@@ -15,9 +15,9 @@ Made by `make programs`: Debian's programs, each run natively and under
 `dsmsup exec -n N` on N virtual hosts of one machine (what it was made of stands in
 `programs.json`). `10 same`: in ten runs, one after another, status, output, messages
 and files were a native run's, and with as many threads (column *threads*: those that it
-has at once besides main) as hosts each host ran one. A program that failed is not run
-again: its runs count, and what was wrong with the first failed one is told. *Refused*:
-it needs what dsmsup does not do, and dsmsup says so.
+has at once besides main) as hosts each host ran one. No run is repeated because it failed;
+what was wrong with the first failed one is told. *Refused*: the program needs what
+dsmsup does not do, and dsmsup says so.
 The time is that of the median run on 2 hosts and that of the native run; half a second
 of the former is dsmsup's start, and rewriting its files adds seconds to a large program's
 first. All hosts share one machine's two processors here, which a native run has for

@@ -297,7 +297,7 @@ int main() { std::map<int, int> m{{1, 2}, {3, 4}}; for (auto& [k, v] : m) std::c
 END
 """, ("sum",)),
     Row("make", "$RUN make -s -j4 && { ./main; echo $?; }", C_FILES, quick=True),
-    Row("ninja-build", "$RUN ninja -j4 | tail -1", C_FILES + r"""
+    Row("ninja-build", "$RUN ninja -j4 | tail -1 | cut -d' ' -f1", C_FILES + r"""
 { printf 'rule cc\n command = gcc -c $in -o $out\n'
 for n in 1 2 3 4 5 6; do echo "build f$n.o: cc f$n.c"; done; } > build.ninja
 """),

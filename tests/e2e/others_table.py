@@ -6,7 +6,7 @@
 
 What the JSON file says of this version of dsmsup is not run again, what is missing there is:
 a table can be made in pieces (`--seconds`: begin no run after so long), and of some rows.
-Exits with 1 when a program failed, with 3 when there is more to run.
+Exits with 3 when there is more to run, else with 1 when a program failed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def product() -> str:
 
 
 def commit() -> str:
-    asked = ["git", "describe", "--always"]
+    """The last one that changed dsmsup itself."""
+    asked = ["git", "log", "-1", "--format=%h", "--", "supervisor", "rewriter"]
     return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
@@ -87,17 +88,18 @@ class Table:
         self.of = product()
         self.report: Report = {}
         if options.json and options.json.exists():
-            self.report = json.loads(options.json.read_text())
+            known = json.loads(options.json.read_text())
+            self.report = {row.key: known[row.key] for row in ROWS if row.key in known}
 
     def entry(self, row: Row) -> dict[str, Any]:
         """What is known of a row; nothing, when it or dsmsup is another now."""
         what = hashlib.sha256((row.script + row.prepare).encode()).hexdigest()[:16]
         known = self.report.get(row.key, {})
         if known.get("of") != self.of or known.get("row") != what:
-            known = {"of": self.of, "row": what, "commit": commit(), "package": row.package,
-                     "shown": row.shown, "version": version_of(row), "threads": row.threads,
+            known = {"of": self.of, "row": what, "package": row.package, "shown": row.shown,
+                     "version": version_of(row), "threads": row.threads,
                      "refusal": row.refusal[1] if row.refusal else "", "runs": {}}
-        return known
+        return known | {"commit": commit()}
 
     def wanted(self, row: Row) -> dict[int, int]:
         """How many runs on how many hosts."""
@@ -161,9 +163,9 @@ def main() -> int:
         if not complete:
             break
     table.save()
-    failed = any(run["fault"] for entry in table.report.values()
+    failed = any(run["fault"] for entry in table.report.values() if entry["of"] == table.of
                  for runs in entry["runs"].values() for run in runs)
-    return 1 if failed else 0 if complete else MORE
+    return MORE if not complete else 1 if failed else 0
 
 
 if __name__ == "__main__":
