@@ -48,6 +48,7 @@ from supervisor.driver.code import TrapMap
 from supervisor.driver.events import Events
 from supervisor.driver.faults import Faults
 from supervisor.driver.holds import Holds
+from supervisor.driver.host_clock import HostClock
 from supervisor.driver.links import Links
 from supervisor.driver.messages import AnyControl, ControlMessage
 from supervisor.driver.operations import Operation, Operations
@@ -111,9 +112,7 @@ class Supervisor:
         self.counters = {"threads_started": 0, "traps": 0, "syscalls_forwarded": 0}
         self.native_clock = 0
         """Where the kernel's own clock_gettime is in the guest; 0 for nowhere."""
-        self.clock_offset_ns = 0
-        """What home's CLOCK_MONOTONIC is ahead of this host's."""
-        self.wall_offset_ns = 0
+        self.clock = HostClock()
         self._requester_ids = itertools.count(1)
         self._by_requester: dict[int, Thread] = {}
         self._ready: deque[tuple[int, bool]] = deque()
@@ -232,9 +231,7 @@ class Supervisor:
 
     def tell_clock(self) -> None:
         """Let the guest's clocks go by what is known of them now."""
-        self.control.set_clock(
-            self.host, self.native_clock, self.wall_offset_ns, self.clock_offset_ns
-        )
+        self.control.set_clock(self.host, self.native_clock, self.clock.readings)
 
     def is_joint(self, address: int, length: int) -> bool:
         """Is any of these bytes memory that only home has?"""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -65,7 +64,6 @@ from supervisor.driver.untrapped import UntrappedCode
 from supervisor.errors import DsmsupError, GuestDied, PeerError
 from supervisor.program import check_header
 from supervisor.syscalls import handlers
-from supervisor.syscalls.handlers import clocks
 from supervisor.syscalls.table import TABLES
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
@@ -343,10 +341,7 @@ class Home(Supervisor):
         elif isinstance(message, Fenced):
             self.operations.wake(("fence", message.number), None)
         elif isinstance(message, ClockProbe):
-            answer = ClockAnswer(
-                message.asked_ns, time.monotonic_ns(), time.time_ns(), clocks.clock_id()
-            )
-            self.send(host, answer)
+            self.send(host, ClockAnswer(message.asked_ns, self.clock.id, *self.clock.tell()))
         elif isinstance(message, UserSignal):
             self.endings.pass_on(message.number)
         elif isinstance(message, Trouble):

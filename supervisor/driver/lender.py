@@ -102,7 +102,7 @@ class Lender(Supervisor):
             self.start_pager(pidfd, lambda *call: agent.run([call])[0])
         finally:
             os.close(pidfd)
-        self.probes.ask()
+        self.probes.begin()
 
     # Threads ------------------------------------------------------------------------------
 
@@ -111,9 +111,9 @@ class Lender(Supervisor):
             raise PeerError(f"host {host} sent a message that only home sends")
         if isinstance(message, ClockAnswer):
             self.probes.answered(message)
-            while self._early and not self.probes.left:
+            while self._early and self.probes.known:
                 self._obey(self._early.popleft())
-        elif self.probes.left and not isinstance(message, Shutdown):
+        elif not self.probes.known and not isinstance(message, Shutdown):
             self._early.append(message)  # no thread starts whose clock would go back
         else:
             self._obey(message)

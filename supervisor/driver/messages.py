@@ -141,12 +141,14 @@ class ClockProbe(ControlMessage, frozen=True, array_like=True, tag="clock?"):
 
 
 class ClockAnswer(ControlMessage, frozen=True, array_like=True, tag="clock"):
-    """Home -> host: home's clocks, and which machine they are of."""
+    """Home -> host: home's clocks (host_clock.Told), and which machine they are of."""
 
     asked_ns: int
-    monotonic_ns: int
-    wall_ns: int
     clock_id: str
+    monotonic_ns: int
+    raw_ns: int
+    ahead_ns: tuple[int, ...]
+    took_ns: int
 
 
 class TimesAsked(ControlMessage, frozen=True, array_like=True, tag="times?"):

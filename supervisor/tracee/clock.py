@@ -5,9 +5,11 @@ The kernel's vDSO cannot be shown to the program: its code and data differ from
 kernel to kernel, and a thread may be moved to another host in the middle of it.
 So every host's control block holds the same small vDSO image, whose functions
 call the native one of the host that they happen to run on, parked out of sight
-in the control block, and add what home's clock is ahead. They read the host's
-generation before and after, and begin again where it has changed: the thread
-has been moved, or the offsets were corrected.
+in the control block, and go along the timeline from there to home's clock where the
+host does not share home's (driver/host_clock.py; the sums are timeline.py's). They
+read the host's generation before and after, and begin again where it has changed:
+the thread has been moved, or the timelines were corrected. While it is odd, which
+is while the supervisor writes some hundred bytes, they wait.
 
 While a thread is in native code (`is_native`) it stays on its host. Its results
 go through the stack, so that no other page of the program can fault there.
@@ -64,24 +66,39 @@ begin:
     test rax, rax
     je unwind
     mov edi, ebx
+    cmp dword ptr [r12 + 16], 0
+    je native
+    shl edi, 6
+    mov edi, [r12 + rdi + {control.READINGS}]
+native:
     mov rsi, rsp
     call rax
     test eax, eax
     jne unwind
-    lea rcx, [r12 + 16]
-    mov eax, 0x821
-    bt eax, ebx
-    jb wall
-    add rcx, 16
-wall:
     mov rax, [rsp]
     mov rdx, [rsp + 8]
-    add rax, [rcx]
-    add rdx, [rcx + 8]
-    cmp rdx, 1000000000
-    jb same
-    sub rdx, 1000000000
-    inc rax
+    cmp dword ptr [r12 + 16], 0
+    je same
+    imul rax, rax, 1000000000
+    add rax, rdx
+    mov ecx, ebx
+    shl ecx, 6
+    lea rcx, [r12 + rcx + {control.READINGS + 8}]
+    cmp rax, [rcx + 24]
+    jl first
+    add rcx, 24
+first:
+    xor edx, edx
+    sub rax, [rcx]
+    cmovs rax, rdx
+    mov rsi, rax
+    imul qword ptr [rcx + 16]
+    shrd rax, rdx, 32
+    add rax, rsi
+    add rax, [rcx + 8]
+    xor edx, edx
+    mov ecx, 1000000000
+    div rcx
 same:
     mov rcx, [rsp + 16]
     cmp rcx, [r12]
@@ -106,7 +123,7 @@ system:
     syscall
     ret
 """
-"""0x8f3: clocks 0, 1, 4 to 7 and 11, which the vDSO reads; 0x821: 0, 5 and 11, wall clocks."""
+"""0x8f3: clocks 0, 1, 4 to 7 and 11, which the vDSO reads; 6: log2 of a reading's size."""
 
 GETTIMEOFDAY_SOURCE: Final = f"""
     test rsi, rsi
@@ -151,11 +168,12 @@ done:
 """
 
 CLOCK_GETTIME_BYTES: Final = bytes.fromhex(
-    "83ff0b0f87a8000000b8f30800000fa3f80f839a000000535541544883ec2089fb4889f541bc0010"
-    "1100498b0424a8017404f390ebf44889442410498b4424084885c0745f89df4889e6ffd085c07554"
-    "498d4c2410b8210800000fa3d872044883c110488b0424488b542408480301480351084881fa00ca"
-    "9a3b720a4881ea00ca9a3b48ffc0488b4c2410493b0c247599488945004889550831c04883c42041"
-    "5c5d5bc389df4889ee4883c420415c5d5bb8e40000000f05c3"
+    "83ff0b0f87df000000b8f30800000fa3f80f83d1000000535541544883ec2089fb4889f541bc0010"
+    "1100498b0424a8017404f390ebf44889442410498b4424084885c00f849200000089df41837c2410"
+    "007408c1e706418b7c3c404889e6ffd085c07577488b0424488b54240841837c24100074444869c0"
+    "00ca9a3b4801d089d9c1e106498d4c0c48483b41187c044883c11831d2482b01480f48c24889c648"
+    "f76910480facd0204801f04803410831d2b900ca9a3b48f7f1488b4c2410493b0c240f8562ffffff"
+    "488945004889550831c04883c420415c5d5bc389df4889ee4883c420415c5d5bb8e40000000f05c3"
 )  # fmt: skip
 GETTIMEOFDAY_BYTES: Final = bytes.fromhex(
     "4885f6752b4885ff7426574883ec1031ff4889e6e8e7feffff595831d2bee803000048f7f65f4889"

@@ -10,7 +10,7 @@ absolute 32-bit displacement:
     ARMED   read-only:    one byte, the rewritten code's check
     CALLS   read-write:   the agent's list of calls, with their results
     VDSO    read-execute: what the program takes for the kernel's vDSO (clock.py)
-    CLOCK   read-only:    what its functions read: generation, native function, offsets
+    CLOCK   read-only:    what its functions read: generation, native function, timelines
     PARK    the kernel's own vDSO and its data, moved here
 
 All but the last are one memfd that the supervisor maps as well, so that a list of
@@ -26,9 +26,11 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from supervisor.arch import I386, X86_64
+from supervisor.timeline import Reading
 from supervisor.units import PAGE_SIZE, HostId
 
 BASE: Final = 0x0010_0000
@@ -121,10 +123,13 @@ CALLS_MAX: Final = (CALLS_END - CALLS) // CALL.size - 1
 """Calls in one list; the last entry is its end mark."""
 DATA_SIZE: Final = PAGE_SIZE
 
-_CLOCK: Final = struct.Struct("<QQqQqQ")
-"""Generation (odd while the rest changes), native clock_gettime or 0, and what home's wall
-clock and monotonic clock are ahead of this host's: seconds, nanoseconds each."""
-_NANOSECONDS: Final = 1_000_000_000
+_CLOCK: Final = struct.Struct("<QQ")
+"""After the generation (8 bytes; odd while the rest changes): native clock_gettime or 0, and
+whether clocks are read along timelines."""
+READINGS: Final = 64
+"""Where in CLOCK the readings are, by number of the clock."""
+READING: Final = struct.Struct("<Q6q8x")
+"""The native clock that is read, then each line of the timeline: start, value, rate."""
 _END = struct.Struct("<q").pack(-1)
 
 
@@ -144,20 +149,34 @@ class ControlBlock:
         at = I386.restorers[0] - 1 - BASE
         self._view[at : at + len(RESTORER_BYTES)] = RESTORER_BYTES
 
-    def set_clock(self, host: HostId, native: int, wall_ns: int, monotonic_ns: int) -> None:
-        """Say how this host's clocks are read (clock.py), and what home's are ahead of them.
+    def hold_clock(self) -> None:
+        """Whoever reads a clock waits from here on, until `set_clock`.
+
+        What it reads is neither earlier by the old timelines nor later by the new ones
+        than the instant at which those meet, which is chosen in between.
+        """
+        self._view[CLOCK - BASE] |= 1
+
+    def set_clock(self, host: HostId, native: int, readings: Mapping[int, Reading]) -> None:
+        """Say how this host's clocks are read (clock.py): none, or all that it has code for.
 
         The generation names the host, so that a thread that is moved notices.
         """
+        self.hold_clock()
         at, view = CLOCK - BASE, self._view
         (generation,) = struct.unpack_from("<Q", view, at)
-        count = (generation & 0xFFFF_FFFF) + 2
-        struct.pack_into("<Q", view, at, generation | 1)
-        _CLOCK.pack_into(
-            view, at, host << 32 | count | 1, native,
-            *divmod(wall_ns, _NANOSECONDS), *divmod(monotonic_ns, _NANOSECONDS),
-        )  # fmt: skip
-        struct.pack_into("<Q", view, at, host << 32 | count)
+        count = ((generation & 0xFFFF_FFFF) + 1) & 0xFFFF_FFFF
+        for clock, (source, (first, then), ahead_ns) in readings.items():
+            READING.pack_into(
+                view, at + READINGS + clock * READING.size, source,
+                first.start_ns, first.value_ns + ahead_ns, first.rate,
+                then.start_ns, then.value_ns + ahead_ns, then.rate,
+            )  # fmt: skip
+        _CLOCK.pack_into(view, at + 8, native, bool(readings))
+        # pack_into fills with zeros first: it never writes the generation, which must not
+        # be seen even before all is there. The lowest byte comes last, alone.
+        view[at : at + 8] = (host << 32 | count | 1).to_bytes(8, "little")
+        view[at] = count & 0xFF
 
     def set_image(self, image: bytes) -> None:
         """Lay down the vDSO image."""

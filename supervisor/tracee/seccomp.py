@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The seccomp filter of a guest process: which system calls stop for the supervisor.
 
-Calls made from the control block (the agent, shadows running forwarded calls)
-pass; calls whose number is in `native` of their architecture pass; every other
-one stops with PTRACE_EVENT_SECCOMP. One filter serves both architectures, for
-it stays when a program of one executes one of the other. The event's message
-tells which it was: 64-bit code can make i386 calls too. See seccomp(2); the data
+Calls made from the control block (the agent, shadows running forwarded calls, the
+kernel's own vDSO where it cannot read a clock by itself) pass; calls whose number is
+in `native` of their architecture pass; every other one stops with
+PTRACE_EVENT_SECCOMP. One filter serves both architectures, for it stays when a
+program of one executes one of the other. The event's message tells which it was:
+64-bit code can make i386 calls too. See seccomp(2); the data
 layout is struct seccomp_data.
 """
 
@@ -18,7 +19,7 @@ from typing import Final
 
 from supervisor.arch import Arch
 from supervisor.tracee import ptrace
-from supervisor.tracee.control import CALLS_PASS_END, CODE
+from supervisor.tracee.control import CALLS_PASS_END, CODE, END, PARK
 
 _ALLOW: Final = 0x7FFF0000
 _TRACE: Final = 0x7FF00000
@@ -46,10 +47,12 @@ def build(native: Mapping[Arch, frozenset[int]]) -> bytes:
     """The filter program as an array of struct sock_filter."""
     program = [
         _instruction(_LOAD, _OFFSET_POINTER_HIGH),
-        _instruction(_EQUAL, 0, 0, 4),
+        _instruction(_EQUAL, 0, 0, 6),
         _instruction(_LOAD, _OFFSET_POINTER_LOW),
-        _instruction(_GREATER_EQUAL, CODE, 0, 2),
-        _instruction(_GREATER_EQUAL, CALLS_PASS_END, 1, 0),
+        _instruction(_GREATER_EQUAL, CODE, 0, 4),
+        _instruction(_GREATER_EQUAL, CALLS_PASS_END, 0, 2),
+        _instruction(_GREATER_EQUAL, PARK, 0, 2),
+        _instruction(_GREATER_EQUAL, END, 1, 0),
         _instruction(_RETURN, _ALLOW),
         _instruction(_LOAD, _OFFSET_ARCH),
     ]

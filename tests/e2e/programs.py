@@ -65,6 +65,7 @@ SYNCHRONIZATION = [
     Program("clock_order"),
     Program("clock_signals", threads=1),
     Program("clock_moves", threads=0),
+    Program("clock_messages", threads=1),
 ]
 
 THREADS = [

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
+from pathlib import Path
+from typing import Final
 
 import clusters
 import harness
 import processes
 import pytest
 from harness import Place
+
+DRIFTING: Final = Path(__file__).with_name("drifting.py")
 
 
 @pytest.mark.parametrize("name", ["mutex", "stdio_all", "matmul", "malloc_all", "cxx_exceptions"])
@@ -175,4 +180,22 @@ def test_hosts_whose_clocks_differ_agree_on_the_time(place: Place) -> None:
     done = home.wait()
     assert (done.status, done.own_lines()) == (0, [])
     assert done.stdout == b"clock_order: 240 readings\n"
+    assert lender.wait().status == 0
+
+
+@pytest.mark.parametrize("drift_ppm", [120, -120])
+def test_hosts_whose_clocks_drift_agree_on_the_time(drift_ppm: int, place: Place) -> None:
+    """Home's clocks at another rate than the machine's, for some seconds.
+
+    What a message takes is 0.2 ms or so; the clocks drift by three times that.
+    """
+    cluster = clusters.on_loopback(place)
+    program = (harness.BIN / "clock_messages", "6000")
+    home = place.start(
+        [sys.executable, str(DRIFTING), str(drift_ppm), *cluster.command(0, *program)]
+    )
+    lender = place.start(cluster.command(1, *program))
+    done = home.wait()
+    assert (done.status, done.own_lines()) == (0, [])
+    assert done.stdout == b"clock_messages: 6000 ms\n"
     assert lender.wait().status == 0

@@ -7,13 +7,17 @@ import ctypes
 import io
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import iced_x86
 import pytest
 from assembler import assembled
 from elftools.elf.elffile import ELFFile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from supervisor.timeline import RATE_MAX, Line, Reading, Timeline, straight
 from supervisor.tracee import clock, control
 from supervisor.tracee.control import ControlBlock
 from supervisor.units import HostId
@@ -98,7 +102,7 @@ def guest() -> Iterator[Guest]:
 
 @pytest.mark.parametrize("native", [True, False])
 def test_clocks_are_the_kernels(guest: Guest, native: bool) -> None:
-    guest.block.set_clock(HostId(3), guest.native() if native else 0, 0, 0)
+    guest.block.set_clock(HostId(3), guest.native() if native else 0, {})
     for which in range(12):
         if which in (8, 9, 10):
             continue  # CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM, none
@@ -106,17 +110,66 @@ def test_clocks_are_the_kernels(guest: Guest, native: bool) -> None:
         assert before <= guest.ns(which) <= time.clock_gettime_ns(which)
 
 
-@pytest.mark.parametrize("wall_ns", [0, 1, 999_999_999, -1, 12_345_678_901, -12_345_678_901])
-def test_offsets_are_added(guest: Guest, wall_ns: int) -> None:
-    monotonic_ns = 3 * wall_ns // 2
-    guest.block.set_clock(HostId(0), guest.native(), wall_ns, monotonic_ns)
-    for which, offset in [(0, wall_ns), (11, wall_ns), (1, monotonic_ns), (7, monotonic_ns)]:
-        before = time.clock_gettime_ns(which)
-        assert before <= guest.ns(which) - offset <= time.clock_gettime_ns(which)
+NATIVE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64))
+
+
+@given(
+    start_ns=st.integers(0, 10**15),
+    value_ns=st.integers(10**12, 2 * 10**18),
+    rates=st.tuples(*2 * [st.integers(-RATE_MAX, RATE_MAX)]),
+    lasts_ns=st.integers(0, 10**12),
+    reads=st.lists(st.integers(-(10**9), 10**16), min_size=1),
+    which=st.sampled_from([0, 1, 4, 5, 6, 7, 11]),
+    source=st.sampled_from([1, 6]),
+    ahead_ns=st.integers(-(10**11), 2 * 10**18),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_timelines_are_followed_to_the_nanosecond(
+    guest: Guest, start_ns: int, value_ns: int, rates: tuple[int, int], lasts_ns: int,
+    reads: list[int], which: int, source: int, ahead_ns: int,
+) -> None:  # fmt: skip
+    """Whatever the kernel's clock says, before, in and after both lines."""
+    first = Line(start_ns, value_ns, rates[0])
+    end_ns = start_ns + lasts_ns
+    timeline = Timeline(first, Line(end_ns, first.at(end_ns), rates[1]))
+    reading = Reading(source, timeline, ahead_ns)
+    asked = []
+
+    def native(clock_id: int, spec: Any) -> int:
+        asked.append(clock_id)
+        spec[0], spec[1] = divmod(local_ns, 10**9)
+        return 0
+
+    callback = NATIVE(native)
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    assert address
+    guest.block.set_clock(HostId(0), address, {which: reading})
+    for local_ns in (max(0, start_ns + each) for each in reads):
+        assert guest.ns(which) == reading.at(local_ns)
+    assert asked == [source] * len(reads)
+
+
+def test_readers_wait_while_the_clock_is_held(guest: Guest) -> None:
+    """And see the new timeline only."""
+    def still(value_ns: int) -> dict[int, Reading]:
+        return {1: Reading(1, straight(Line(1 << 62, value_ns, 0)))}
+
+    guest.block.set_clock(HostId(0), guest.native(), still(1))
+    assert guest.ns(1) == 1
+    guest.block.hold_clock()
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(guest.ns, 1)
+        assert not wait([read], timeout=0.1).done
+        guest.block.set_clock(HostId(0), guest.native(), still(2))
+        assert read.result(timeout=10) == 2
 
 
 def test_other_calls(guest: Guest) -> None:
-    guest.block.set_clock(HostId(0), guest.native(), 5 * 10**9, 0)
+    ahead = time.time_ns() - time.monotonic_ns() + 5 * 10**9
+    wall = straight(Line(0, ahead, 0))
+    guest.block.set_clock(
+        HostId(0), guest.native(), {0: Reading(1, wall), 5: Reading(6, wall)}
+    )
     function: Any = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
     pair, zone = (ctypes.c_int64 * 2)(), (ctypes.c_int32 * 2)(-1, -1)
     before = time.time_ns() // 1000 + 5 * 10**6

@@ -3,15 +3,13 @@
 
 Programs seldom come here: they have a vDSO (tracee/clock.py).
 
-All threads read one monotonic clock: home's. `clock_offset_ns` of a supervisor
-is what home's CLOCK_MONOTONIC is ahead of its own (0 at home).
+All threads read one monotonic clock: home's (driver/host_clock.py).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,20 +24,13 @@ if TYPE_CHECKING:
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
 
-MONOTONIC_KINDS: Final = frozenset((1, 4, 6, 7))
-"""CLOCK_MONOTONIC, _RAW, _COARSE, CLOCK_BOOTTIME: origin differs from host to host."""
-WALL_KINDS: Final = frozenset((0, 5, 11))
-"""CLOCK_REALTIME, _COARSE, CLOCK_TAI: set by whoever keeps the hosts' time."""
+READABLE: Final = frozenset((0, 1, 4, 5, 6, 7, 11))
+"""CLOCK_REALTIME, _MONOTONIC, _MONOTONIC_RAW, both _COARSE, _BOOTTIME, _TAI."""
 
 
 def readable(args: list[int]) -> bool:
     """Is it a clock that the supervisor can read for the thread (not one of its CPU time)?"""
-    return args[0] in MONOTONIC_KINDS or args[0] in WALL_KINDS
-
-
-def _now_ns(host: Supervisor, clock: int) -> int:
-    offset = host.clock_offset_ns if clock in MONOTONIC_KINDS else host.wall_offset_ns
-    return time.clock_gettime_ns(clock) + offset
+    return args[0] in READABLE
 
 
 def _put(host: Supervisor, address: int, data: bytes) -> Steps:
@@ -51,12 +42,12 @@ def _put(host: Supervisor, address: int, data: bytes) -> Steps:
 
 
 def clock_gettime(host: Supervisor, row: Row, args: list[int]) -> Steps:
-    now = row.timespec.pack(*divmod(_now_ns(host, args[0]), 1_000_000_000))
+    now = row.timespec.pack(*divmod(host.clock.now_ns(args[0]), 1_000_000_000))
     return (yield from _put(host, args[1], now))
 
 
 def gettimeofday(host: Supervisor, row: Row, args: list[int]) -> Steps:
-    now = _now_ns(host, 0)
+    now = host.clock.now_ns(0)
     seconds, rest = divmod(now, 1_000_000_000)
     result = 0
     if args[0]:
@@ -67,7 +58,7 @@ def gettimeofday(host: Supervisor, row: Row, args: list[int]) -> Steps:
 
 
 def time_(host: Supervisor, row: Row, args: list[int]) -> Steps:
-    seconds = _now_ns(host, 0) // 1_000_000_000
+    seconds = host.clock.now_ns(0) // 1_000_000_000
     if args[0]:
         result = yield from _put(host, args[0], row.arch.pointer.pack(seconds))
         if result < 0:
