@@ -27,7 +27,7 @@ SECOND = 1_000_000_000
 LEAST_NS = 40_000
 """What a message takes at least."""
 WALL_NS = 1_700_000_000 * SECOND
-TICK_NS = 4_000_000
+TICK_NS = 100_000_000
 
 
 class World:
@@ -180,20 +180,20 @@ def test_a_drifting_clock_is_homes(make: MakeWorld, seed: int, drift_ppm: float)
     watch(make(seed, drift_ppm), 40)
 
 
-@pytest.mark.parametrize("late_ns", [10_000, 1_000_000])
-def test_after_minutes_the_rate_is_known(make: MakeWorld, late_ns: float) -> None:
-    """The error does not grow between bursts: half an hour, then with no word from home."""
-    world = make(3, 80.0, late_ns)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("late_ns", [30_000, 500_000])
+def test_after_minutes_the_rate_is_known(make: MakeWorld, seed: int, late_ns: float) -> None:
+    """The error hardly grows between bursts: half an hour, then with no word from home."""
+    world = make(seed, 80.0, late_ns)
     world.run(1800 * SECOND)
-    half_ns = min(world.round_trips) / 2
     errors = []
     for _ in range(160):
         world.run(SECOND // 10)
         errors.append(abs(world.read() - world.true_ns))
-    assert max(errors) <= half_ns + late_ns
+    assert max(errors) <= late_ns / 2
     world.send = lambda *_: None  # type: ignore[method-assign]
     world.run(100 * SECOND)
-    assert abs(world.read() - world.true_ns) <= half_ns + late_ns + 2e-6 * 100 * SECOND
+    assert abs(world.read() - world.true_ns) <= late_ns / 2 + 2e-6 * 100 * SECOND
 
 
 def test_a_rate_that_changes_is_followed(make: MakeWorld) -> None:
