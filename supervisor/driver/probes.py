@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 PROBES_FIRST: Final = 8
 PROBES: Final = 4
 INTERVAL_S: Final = 0.25
-"""From the first burst to the second; from there on each is twice as long ..."""
+"""Between bursts at first ..."""
+INTERVAL_SHARE: Final = 0.25
+"""... then this share of the time since the first one. The rate is known to the width of the
+bounds over that time: between two bursts its error adds up to this share of the width."""
 INTERVAL_S_MAX: Final = 16.0
-"""... up to this."""
 TIME_NS_MAX: Final = 1 << 62
 ROUNDING_NS: Final = 2
 
@@ -42,7 +44,7 @@ class Probes:
         self._asked_ns = 0
         self._best: tuple[Bounds, Bounds] | None = None
         """Of this burst: CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW."""
-        self._interval_s = INTERVAL_S
+        self._begun_s = time.monotonic()
         self._monotonic = Drift()
         self._raw = Drift()
         self._ahead_ns: dict[int, int] = {}
@@ -104,5 +106,6 @@ class Probes:
         lender.clock.follow(*lines, self._ahead_ns)
         lender.tell_clock()
         self.known = True
-        lender.events.at(time.monotonic() + self._interval_s, self.begin)
-        self._interval_s = min(2 * self._interval_s, INTERVAL_S_MAX)
+        now_s = time.monotonic()
+        interval_s = max(INTERVAL_S, INTERVAL_SHARE * (now_s - self._begun_s))
+        lender.events.at(now_s + min(interval_s, INTERVAL_S_MAX), self.begin)

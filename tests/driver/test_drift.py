@@ -8,6 +8,7 @@ a reading never goes back, never jumps, and is as close to home's as was promise
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from supervisor.driver import host_clock, probes
 from supervisor.driver.drift import BURSTS, Bounds, Drift
 from supervisor.driver.host_clock import HostClock
 from supervisor.driver.messages import ClockAnswer, ClockProbe
-from supervisor.driver.probes import INTERVAL_S, INTERVAL_S_MAX, Probes
+from supervisor.driver.probes import INTERVAL_S, INTERVAL_S_MAX, INTERVAL_SHARE, Probes
 from supervisor.errors import PeerError
 from supervisor.timeline import DRIFT_MAX, RATE_MAX, RATE_ONE, Line, Timeline, ppm, straight
 
@@ -51,7 +52,7 @@ class World:
         # What a lender has.
         self.clock = HostClock()
         self.control = self.events = self
-        self.probes = Probes(self)  # type: ignore[arg-type]
+        self.probes: Probes
 
     # The module `time`, for the host.
 
@@ -127,6 +128,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> MakeWorld:
         world = World(seed, drift_ppm, late_ns)
         monkeypatch.setattr(probes, "time", world)
         monkeypatch.setattr(host_clock, "time", _Time(world))
+        world.probes = Probes(world)  # type: ignore[arg-type]
         world.probes.begin()
         while not world.probes.known:
             world.run(LEAST_NS)
@@ -236,8 +238,8 @@ def test_bursts_are_few(make: MakeWorld) -> None:
     """In an hour: four questions every sixteen seconds."""
     world = make(7)
     world.run(3600 * SECOND)
-    early = sum(1 for power in range(6) if INTERVAL_S * 2**power < INTERVAL_S_MAX)
-    assert world.bursts <= 1 + early + 3600 / INTERVAL_S_MAX + 1
+    early = INTERVAL_SHARE**-1 + math.log(INTERVAL_S_MAX / INTERVAL_S, 1 + INTERVAL_SHARE)
+    assert world.bursts <= 1 + early + 1 + 3600 / INTERVAL_S_MAX
     assert world.messages <= probes.PROBES_FIRST + probes.PROBES * world.bursts
 
 
