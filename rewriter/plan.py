@@ -18,6 +18,7 @@ from rewriter.relocate import (
     jump,
     lay_out,
     size_of,
+    within_reach,
 )
 from rewriter.select import select_patches
 from rewriter.sidemap import TrapSite
@@ -123,11 +124,11 @@ def _jump_of(patch: Patch) -> tuple[int, tuple[int, ...]]:
 
 def _place(elf: Elf, arena: Arena, patch: Patch) -> Placed:
     """Give a patch's trampoline an address, and encode it there."""
-    size = size_of(patch.pieces)
+    reached = within_reach(patch.pieces)
     source, held = _jump_of(patch)
     try:
-        address = arena.place(source, held, size)
-        pieces = lay_out(patch.pieces, address)
+        address = arena.place(source, held, size_of(reached))
+        pieces = lay_out(reached, address)
         code = encode(pieces)
         text = _overwrite(elf.bits, patch, address)
     except (NoRoom, OutOfReach):

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from rewriter.decode import Flow, Insn
-from rewriter.kinds import TRAP, Kind
+from rewriter.kinds import Kind
 from rewriter.templates import Check
 
 JUMP: Final = 5
-OUTLYING: Final = len(TRAP) + JUMP
-"""Bytes of an outlying trap."""
+SHORT_MAX: Final = 127
 _BRANCH_PREFIXES: Final = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0xF2, 0xF3))
 
 
@@ -54,11 +53,8 @@ class PlacedPiece:
     end: int
     trap: int
     """address of the `8e c8`, 0 without a check"""
-
-    @property
-    def outlying(self) -> bool:
-        """Whether the trap stands behind the trampoline."""
-        return self.piece.check is not None and self.piece.check.outlying
+    away: tuple[int, int] = (0, 0)
+    """[start, end) of the check's outlying part, (0, 0) without one"""
 
     @property
     def original(self) -> int:
@@ -91,8 +87,23 @@ def moved_length(insn: Insn) -> int:
 
 def size_of(pieces: tuple[Piece, ...]) -> int:
     """Bytes of a trampoline, wherever it is placed."""
-    outlying = sum(1 for p in pieces if p.check is not None and p.check.outlying)
-    return sum(_piece_size(p) for p in pieces) + outlying * OUTLYING
+    return sum(_piece_size(p) + _outlying_size(p) for p in pieces)
+
+
+def _outlying_size(p: Piece) -> int:
+    return len(p.check.outlying) + JUMP if p.check is not None and p.check.outlying else 0
+
+
+def within_reach(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """The pieces with traps in line where an outlying one is too far away for the check."""
+    for at, placed in enumerate(lay_out(pieces, 0)):
+        check = placed.piece.check
+        if check is not None and check.in_line is not None and check.distance is not None:
+            distance = placed.away[0] - placed.start - check.distance.behind
+            if distance > SHORT_MAX:
+                nearer = placed.piece._replace(check=check.in_line)
+                return within_reach((*pieces[:at], nearer, *pieces[at + 1 :]))
+    return pieces
 
 
 def _piece_size(p: Piece) -> int:
@@ -108,12 +119,13 @@ def lay_out(pieces: tuple[Piece, ...], at: int) -> list[PlacedPiece]:
     for p in pieces:
         native = at + (len(p.check.code) if p.check else 0)
         end = at + _piece_size(p)
-        trap = 0
+        trap, outlying = 0, (0, 0)
         if p.check is not None and p.check.outlying:
-            trap, away = away, away + OUTLYING
+            outlying = (away, away + _outlying_size(p))
+            trap, away = away + p.check.trap, outlying[1]
         elif p.check is not None:
             trap = at + p.check.trap
-        out.append(PlacedPiece(p, at, native, end, trap))
+        out.append(PlacedPiece(p, at, native, end, trap, outlying))
         at = end
     return out
 
@@ -127,13 +139,21 @@ def encode(placed: list[PlacedPiece]) -> bytes:
             out += jump(p.start, p.piece.back)
             continue
         if p.piece.check:
-            code = p.piece.check.code
-            out += code[:-4] + _rel32(p.trap - p.native) if p.outlying else code
+            out += _check_code(p, p.piece.check)
         out += _moved(p.piece.insn, p.native, inside)
     for p in placed:
-        if p.outlying:
-            out += TRAP + jump(p.trap + len(TRAP), p.native)
+        if p.piece.check and p.piece.check.outlying:
+            out += p.piece.check.outlying + jump(p.away[1] - JUMP, p.native)
     return bytes(out)
+
+
+def _check_code(p: PlacedPiece, check: Check) -> bytes:
+    if check.distance is None:
+        return check.code
+    at, size, behind = check.distance
+    distance = p.away[0] - p.start - behind
+    filled = _rel32(distance) if size > 1 else struct.pack("<b", distance)
+    return check.code[:at] + filled + check.code[at + size :]
 
 
 def jump(at: int, to: int) -> bytes:

@@ -25,7 +25,6 @@ from rewriter.elf import Elf
 from rewriter.frames import Fde
 from rewriter.lsda import Region
 from rewriter.plan import Placed, Plan
-from rewriter.relocate import OUTLYING
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ def _describe(plan: Plan, placed: Placed) -> TrampolineFrame | None:
     except (IndexError, AssertionError):
         return None
     regions = [Region(p.start, p.end, p.original) for p in placed.pieces]
-    regions += [
-        Region(p.trap, p.trap + OUTLYING, p.original) for p in placed.pieces if p.outlying
-    ]
+    regions += [Region(*p.away, p.original) for p in placed.pieces if any(p.away)]
     end = placed.address + len(placed.code)
     return TrampolineFrame(placed.address, end, bytes(out), fde, tuple(regions))
 
@@ -106,8 +103,10 @@ def _depths(placed: Placed) -> Iterator[tuple[int, int, int]]:
             yield p.start + offset, p.original, depth
         yield p.native, p.original, 0
     for p in placed.pieces:
-        if p.outlying:
-            yield p.trap, p.original, 0
+        if p.piece.check is None or not p.piece.check.outlying:
+            continue
+        for offset, depth in p.piece.check.outlying_depths:
+            yield p.away[0] + offset, p.original, depth
 
 
 def _cie(bits: int, eh: bool) -> bytes:

@@ -132,13 +132,15 @@ def test_always_is_a_bare_trap() -> None:
 @pytest.mark.parametrize("armed", [0x1000, 0x102000, 0x7FFFFFFF])
 def test_check_is_what_it_says(bits: int, light: bool, armed: int) -> None:
     made = check(bits, armed, light)
-    if made.outlying:
-        assert light and TRAP not in made.code
-    else:
-        assert made.code.count(TRAP) == 1
-        assert made.code[made.trap : made.trap + 2] == TRAP
-    assert made.code.count(armed.to_bytes(4, "little")) == 1
-    assert made.depths[0] == (0, 0)
+    assert TRAP not in made.code and made.outlying.count(TRAP) == 1
+    assert made.outlying[made.trap : made.trap + 2] == TRAP
+    assert made.outlying_depths[-1] == (made.trap, 0)
+    assert (made.in_line is None) == light
+    for form in (made, made.in_line or made):
+        assert form.code.count(armed.to_bytes(4, "little")) == 1
+        assert form.depths[0] == (0, 0)
+    if made.in_line:
+        assert made.in_line.code[made.in_line.trap :][:2] == TRAP and not made.in_line.outlying
 
 
 def test_check_refuses_an_address_out_of_reach() -> None:
