@@ -159,6 +159,17 @@ class Node:
         which a multiple-writer page does not satisfy even where it may be written."""
         return self.pages.satisfied(needs) and not (locked and self._stores_multiple(needs))
 
+    def pins_exclusive(self, requester: int) -> bool:
+        """Whether the requester has pinned a page to write that only this host has."""
+        return any(
+            need.access == Access.WRITE
+            and not all(
+                page in self.buffer.multiple
+                for page in range(need.first, need.first + need.count)
+            )
+            for need in self.pages.pins.get(requester, ())
+        )
+
     @property
     def armed(self) -> bool:
         """Whether synchronization instructions of this host have to trap now."""

@@ -92,7 +92,6 @@ class Faults:
             runs = (Run(page, 1, self.wish(page, access, area)),)
         thread.waiting = True
         thread.account.asks()
-        thread.wanted = max(run.access for run in runs)
         if locked:
             thread.step_next = True
             supervisor.step(BusLock(thread.requester, runs))
@@ -141,7 +140,7 @@ class Faults:
             thread.paging = False
             assert isinstance(supervisor.pager, UserfaultPager)
             if not retry:
-                supervisor.holds.begin(thread.requester, thread.wanted)
+                supervisor.holds.begin(thread.requester)
             if not supervisor.thrashes(thread):
                 supervisor.pager.fill(thread.fault_address & ~PAGE_MASK)
             return
@@ -155,7 +154,7 @@ class Faults:
         if supervisor.thrashes(thread):
             return
         if not retry:
-            supervisor.holds.begin(thread.requester, thread.wanted)
+            supervisor.holds.begin(thread.requester)
             if thread.step_next:
                 thread.step_next = False
                 self.step_pinned(thread)

@@ -6,18 +6,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from supervisor.coherence.messages import Access, Released
+from supervisor.coherence.messages import Released
 
 if TYPE_CHECKING:
     from supervisor.driver.core import Supervisor
 
-HOLD_S: Final = {Access.READ: 50e-6, Access.WRITE: 1e-3}
-"""How long a granted page is kept from others if its thread has not been seen to progress.
-
-A few round trips for a page to write: a thread that uses it again and again then works
-for most of the time that it contends for the page. Less for one to read: a thread that
-polls it keeps the writer from what it polls for.
-"""
+EXCLUSIVE_S: Final = 1e-3
+"""How long pages, one of them exclusive, are kept from others if their thread has not been
+seen to progress: a few round trips. A thread that uses such a page again and again then works
+for most of the time that it contends for it."""
+SHARED_S: Final = 50e-6
+"""The same where none is: a thread that polls a page keeps the writer from what it polls for,
+and one that stores to a multiple-writer page holds up the flush that another host waits for
+(to get it back, it needs no other host)."""
 FOREVER: Final = float("inf")
 
 
@@ -30,18 +31,19 @@ class Holds:
         self._due = FOREVER
         """When the next look at them is certain to come."""
 
-    def begin(self, requester: int, access: Access) -> None:
-        """What was asked for with this access is there; its time runs (again) from now."""
-        self._until[requester] = time.monotonic() + HOLD_S[access]
+    def begin(self, requester: int) -> None:
+        """What was asked for is there; its time runs (again) from now."""
+        exclusive = self._supervisor.node.pins_exclusive(requester)
+        self._until[requester] = time.monotonic() + (EXCLUSIVE_S if exclusive else SHARED_S)
 
     def pin(self, requester: int) -> None:
         """Until `end`, or `begin` says how much longer."""
         self._until[requester] = FOREVER
 
-    def stepped(self, requester: int, access: Access) -> None:
+    def stepped(self, requester: int) -> None:
         """A pinned requester has made progress: from here on it holds as any other."""
         if requester in self._until:
-            self.begin(requester, access)
+            self.begin(requester)
             self.release_due()
 
     def end(self, requester: int) -> None:

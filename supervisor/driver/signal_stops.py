@@ -56,7 +56,7 @@ class SignalStops:
         thread.stepping = False
         if thread.frame_mask:
             supervisor.entered_handler(thread)
-        supervisor.holds.stepped(thread.requester, thread.wanted)
+        supervisor.holds.stepped(thread.requester)
         if thread.pending_signals:
             ptrace.get_registers(thread.task, thread.registers)
             supervisor.deliver_pending(thread)

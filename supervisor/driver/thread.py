@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from supervisor.arch import Arch
-from supervisor.coherence.messages import Access
 from supervisor.driver.account import Account
 from supervisor.tracee import ptrace
 from supervisor.tracee.ptrace import Registers
@@ -69,7 +68,6 @@ class Thread:
         "tid",
         "virtual_mask",
         "waiting",
-        "wanted",
     )
 
     def __init__(
@@ -131,8 +129,6 @@ class Thread:
         """In a ptrace stop that has been taken note of."""
         self.waiting = False
         """Stopped at a fault, until its pages are there."""
-        self.wanted = Access.READ
-        """The greatest access that its last fault asked for."""
         self.account = Account()
         self.meter = Meter()
         """What its task on this host has used."""

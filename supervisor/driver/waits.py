@@ -70,7 +70,6 @@ def _begin(
     thread.fault_address = address
     thread.paging = True
     thread.account.asks()
-    thread.wanted = access
     if locked or thread.lost >= LOST_MAX:
         thread.lost = 0
         thread.scrutinise = True
