@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from supervisor.coherence import wire
 from supervisor.coherence.messages import (
+    WORD_SIZE,
     Access,
     Event,
     Fault,
@@ -57,6 +58,19 @@ class Memory:
     def read(self, first: PageNumber, count: int) -> bytes:
         zero = bytes(PAGE_SIZE)
         return b"".join(self.pages.get(page, zero) for page in range(first, first + count))
+
+    def read_word(self, page: PageNumber, offset: int) -> bytes:
+        return self.read(page, 1)[offset : offset + WORD_SIZE]
+
+    def replace_word(self, page: PageNumber, offset: int, old: bytes, new: bytes) -> bool:
+        data = self.read(page, 1)
+        if data[offset : offset + WORD_SIZE] != old:
+            return False
+        self.pages[page] = data[:offset] + new + data[offset + WORD_SIZE :]
+        return True
+
+    def holes(self, first: PageNumber, count: int) -> int:
+        return 0
 
     def write(self, first: PageNumber, data: bytes) -> None:
         for at in range(len(data) // PAGE_SIZE):

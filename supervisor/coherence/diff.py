@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from supervisor.coherence.messages import PageDiff
+from supervisor.coherence.messages import WORD_SIZE, PageDiff
 from supervisor.errors import PeerError
 from supervisor.units import PAGE_SIZE, PageNumber
 
@@ -55,6 +55,14 @@ def changed_bytes(diff: PageDiff) -> NDArray[np.int64]:
     offsets: NDArray[np.int64] = np.arange(len(diff.data), dtype=np.int64)
     offsets += np.repeat(starts - (ends - lengths), lengths)
     return offsets
+
+
+def word_of(diff: PageDiff) -> int | None:
+    """Offset of the aligned word that has all of the diff's bytes; None where there is none."""
+    starts, lengths = _runs(diff)
+    first = int(starts[0]) // WORD_SIZE
+    last = int(starts[-1] + lengths[-1] - 1) // WORD_SIZE
+    return first * WORD_SIZE if first == last else None
 
 
 def apply_diff(diff: PageDiff, page: bytearray) -> None:

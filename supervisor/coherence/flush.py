@@ -9,6 +9,8 @@ then on, and its bytes that differ from the twin are the buffered stores. A
 2. seal, once that is in force: diff each frozen page with its twin;
 3. home gives the diffs a place in its order and passes them on.
 
+At the deadline, a flush of one word needs neither of the first two (`_flush_word`).
+
 While `armed` is set, synchronization instructions trap and are stepped as
 `Serialize` or `BusLock`. It is set before the first dirty page can be written
 and cleared when the last flush was answered, so a host without dirty pages
@@ -23,16 +25,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.coherence.diff import apply_diff, make_diff
-from supervisor.coherence.messages import Access, PageDiff, Run, WakeAt
+import numpy as np
+
+from supervisor.coherence.diff import apply_diff, make_diff, word_of
+from supervisor.coherence.messages import WORD_SIZE, Access, PageDiff, Run, WakeAt
 from supervisor.coherence.pages import append_run
-from supervisor.units import PageNumber
+from supervisor.units import PAGE_SIZE, PageNumber
 
 if TYPE_CHECKING:
     from supervisor.coherence.node import Node
 
 FLUSH_DEADLINE_US: Final = 10_000
 """A plain store into a multiple-writer page is on its way after this time at most."""
+
+WORD_TRIES: Final = 4
+"""To lay in a word that a thread of this host stores to at the same time."""
 
 
 @dataclass(slots=True)
@@ -136,11 +143,14 @@ class StoreBuffer:
             if diff is not None:
                 diffs.append(diff)
         if diffs:
-            self.node.counters["flushes"] += 1
-            self.node.counters["diffs_sent"] += len(diffs)
-            self.node.side.publish(diffs, self._late)
+            self._publish(diffs, self._late)
         self._late = False
         self._disarm()
+
+    def _publish(self, diffs: list[PageDiff], late: bool) -> None:
+        self.node.counters["flushes"] += 1
+        self.node.counters["diffs_sent"] += len(diffs)
+        self.node.side.publish(diffs, late)
 
     def sent(self, diffs: list[PageDiff]) -> int:
         """A flush is on its way to home: its number."""
@@ -185,12 +195,90 @@ class StoreBuffer:
             self.deadline_us = now + FLUSH_DEADLINE_US
         elif now >= self.deadline_us:
             self.deadline_us = now + FLUSH_DEADLINE_US
-            if any(page not in self.frozen for page in self.twins):
+            if not self._flush_word() and any(page not in self.frozen for page in self.twins):
                 self._late = True
                 self.flush(_nothing)
         self.node.emit(WakeAt(self.deadline_us))
 
+    def _flush_word(self) -> bool:
+        """Publish the one word that differs from the twins, while the guest goes on; whether so.
+
+        A thread that stores to it again and again is not stopped for it, and the page
+        stays dirty. Nothing is frozen, so what is published must be all that the guest has
+        stored by the moment at which the word is read: every store before the word's value
+        then is in memory already (x86-TSO lets no store of a thread overtake another), and
+        the look at all dirty pages that follows would find it.
+        """
+        if self.frozen or self.updating:
+            return False
+        found = self._words_changed()
+        if len(found) != 1:
+            return False
+        ((page, at),) = found
+        word = self.node.memory.read_word(page, at)
+        if not self._words_changed() <= found:
+            return False
+        twin = self.twins[page]
+        stored = twin[:at] + word + twin[at + WORD_SIZE :]
+        diff = make_diff(page, twin, stored)
+        if diff is None:
+            return False
+        self.twins[page] = stored
+        self._publish([diff], late=True)
+        return True
+
+    def _words_changed(self) -> set[tuple[PageNumber, int]]:
+        """Page and offset of words that differ from their twins: all, or the first of many."""
+        found: set[tuple[PageNumber, int]] = set()
+        for number, twin in self.twins.items():
+            page = PageNumber(number)
+            current = self.node.memory.read(page, 1)
+            if current == twin:
+                continue
+            changed = np.flatnonzero(np.frombuffer(current, "<u8") != np.frombuffer(twin, "<u8"))
+            found.update((page, int(at) * WORD_SIZE) for at in changed[:2])
+            if len(found) > 1:
+                break
+        return found
+
     # Others' stores -------------------------------------------------------------
+
+    def lay_in_word(self, diffs: list[PageDiff]) -> bool:
+        """Lay a flush of one word in while the guest goes on; False: nothing is done.
+
+        As `lay_in`, for a page that threads can reach: to store all of it at once, one
+        exchange is enough, which fails where a thread has stored to the word meanwhile.
+        """
+        if len(diffs) != 1:
+            return False
+        (diff,) = diffs
+        page, at = diff.page, word_of(diff)
+        if at is None or page in self.frozen or page in self.updating:
+            return False
+        if self.node.pages.access.get(page) == Access.NONE:
+            return False
+        end = at + WORD_SIZE
+        for _ in range(WORD_TRIES):
+            current, twin = self.node.memory.read_word(page, at), self.twins.get(page)
+            before = current if twin is None else twin[at:end]
+            base = bytearray(PAGE_SIZE)
+            base[at:end] = before
+            self._lay_over(base, diff)
+            bytes_ = zip(current, before, base[at:end], strict=True)
+            laid = bytes(now if now != was else new for now, was, new in bytes_)
+            if self.node.memory.replace_word(page, at, current, laid):
+                if twin is not None:
+                    self.twins[page] = twin[:at] + base[at:end] + twin[end:]
+                return True
+        return False
+
+    def _lay_over(self, base: bytearray, diff: PageDiff) -> None:
+        """Another host's stores, and over them those of ours that home has placed later."""
+        apply_diff(diff, base)
+        for flight in self.in_flight:
+            own = flight.diffs.get(diff.page)
+            if own is not None:
+                apply_diff(own, base)
 
     def lay_in(self, diff: PageDiff) -> None:
         """Put another host's stores under this host's own, in a page no thread can reach.
@@ -202,11 +290,7 @@ class StoreBuffer:
         current = memory.read(page, 1)
         twin = self.twins.get(page)
         base = bytearray(current if twin is None else twin)
-        apply_diff(diff, base)
-        for flight in self.in_flight:
-            own = flight.diffs.get(page)
-            if own is not None:
-                apply_diff(own, base)
+        self._lay_over(base, diff)
         if twin is None:
             memory.write(page, bytes(base))
             return

@@ -14,7 +14,7 @@ module too, as msgspec structures (frozen, array_like, tagged), so that
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -37,6 +37,9 @@ class Run(NamedTuple):
     access: Access
 
 
+WORD_SIZE: Final = 8
+
+
 class Memory(Protocol):
     """One host's guest memory as its supervisor sees it, whatever the guest may touch.
 
@@ -45,6 +48,14 @@ class Memory(Protocol):
     """
 
     def read(self, first: PageNumber, count: int) -> bytes: ...
+
+    def read_word(self, page: PageNumber, offset: int) -> bytes:
+        """WORD_SIZE bytes at an offset that is a multiple of it, as they are at one moment."""
+        ...
+
+    def replace_word(self, page: PageNumber, offset: int, old: bytes, new: bytes) -> bool:
+        """Put `new` where `old` is, in one step; False (and nothing) where it is not."""
+        ...
 
     def write(self, first: PageNumber, data: bytes) -> None: ...
 

@@ -71,6 +71,9 @@ class FlushOrder:
             host, message = self._queue[0]
             diffs = self._current(host, message)
             node = self._home.node
+            if not node.lowering and node.buffer.lay_in_word(diffs):
+                self._place(diffs, lowered=False)
+                continue
             if any(node.pages.pinned_against(diff.page, 1, Access.NONE) for diff in diffs):
                 return
             runs: list[Run] = []
@@ -78,7 +81,7 @@ class FlushOrder:
                 if node.pages.access.get(diff.page) != Access.NONE:
                     append_run(runs, diff.page, 1, Access.NONE)
             if not runs and not node.lowering:
-                self._place(lowered=False)
+                self._lay_in(lowered=False)
                 continue
             self._busy = True
             node.buffer.updating.update(diff.page for diff in diffs)
@@ -101,16 +104,20 @@ class FlushOrder:
 
     def _protected(self) -> None:
         self._busy = False
-        self._place(lowered=True)
+        self._lay_in(lowered=True)
         self.run()
 
-    def _place(self, lowered: bool) -> None:
-        """Lay the first flush into the master copies and home's own, and tell everybody."""
+    def _lay_in(self, lowered: bool) -> None:
+        """Lay the first flush into the master copies and home's own."""
+        diffs = self._current(*self._queue[0])
+        for diff in diffs:
+            self._home.node.buffer.lay_in(diff)
+        self._place(diffs, lowered)
+
+    def _place(self, diffs: list[PageDiff], lowered: bool) -> None:
+        """The first flush, of which these diffs are laid in, has its place: tell everybody."""
         home, node = self._home, self._home.node
         host, message = self._queue.popleft()
-        diffs = self._current(host, message)
-        for diff in diffs:
-            node.buffer.lay_in(diff)
         for diff in message.diffs:
             node.buffer.updating.discard(diff.page)
         self.publish(host, message.flush, diffs)

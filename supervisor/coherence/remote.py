@@ -345,12 +345,16 @@ class Remote:
         return True
 
     def _update(self, message: Update) -> bool:
-        """Others' stores: all of them show at once, so the pages are taken away meanwhile.
+        """Others' stores: all of them show at once, so the pages are taken away meanwhile,
+        unless they are all in one word.
 
         A page that was given up while the update was under way is left out.
         """
         node, buffer = self.node, self.node.buffer
         diffs = [diff for diff in message.diffs if diff.page in buffer.multiple]
+        if buffer.lay_in_word(diffs):
+            self._laid_in()
+            return True
         if any(node.pages.pinned_against(diff.page, 1, Access.NONE) for diff in diffs):
             return False
         runs: list[Run] = []
@@ -368,6 +372,9 @@ class Remote:
                 buffer.updating.remove(diff.page)
             if diff.page in buffer.multiple:  # else it was given up meanwhile
                 self.node.raise_access([run_of(diff.page, 1, buffer.own_access(diff.page))])
+        self._laid_in()
+
+    def _laid_in(self) -> None:
         if self.node.policy.acknowledges:
             self.node.send(HOME, Applied())
 

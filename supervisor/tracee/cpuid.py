@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """This host's processor, asked directly: CPUID, XGETBV and what follows from them.
 
-Python has neither instruction. A few bytes of code are mapped from a memory file, so
-that no page is ever both writable and executable.
+Python has neither instruction.
 """
 
 from __future__ import annotations
 
 import ctypes
-import mmap
-import os
 import struct
-from functools import cache
 from typing import Final
 
 from supervisor.arch import cpuid
 from supervisor.arch.cpuid import EAX, EBX, EXTENDED, Register
+from supervisor.tracee import own_code
 
 _CPUID: Final = bytes.fromhex(
     "53 4989d0 89f8 89f1 0fa2"  # push %rbx; mov %rdx,%r8; mov %edi,%eax; mov %esi,%ecx; cpuid
@@ -35,7 +32,7 @@ def ask(leaf: int, subleaf: int = 0) -> Answer:
     """CPUID on the processor that this happens to run on. OSError where code cannot be mapped."""
     out = (ctypes.c_uint32 * 4)()
     question = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p)
-    question(_code())(leaf, subleaf, ctypes.addressof(out))
+    question(own_code.mapped(_CPUID))(leaf, subleaf, ctypes.addressof(out))
     return (out[0], out[1], out[2], out[3])
 
 
@@ -59,7 +56,7 @@ def saved_state() -> tuple[int, ...]:
     """
     if not ask(1)[Register.ECX] & _OSXSAVE:
         return ()
-    xcr0 = ctypes.CFUNCTYPE(ctypes.c_uint64)(_code() + len(_CPUID))()
+    xcr0 = ctypes.CFUNCTYPE(ctypes.c_uint64)(own_code.mapped(_XGETBV))()
     states = [state for state in range(2, _STATES_MAX) if xcr0 >> state & 1]
     return (xcr0, *(part for state in states for part in ask(0xD, state)[EAX : EBX + 1]))
 
@@ -69,23 +66,3 @@ def second_capabilities() -> int:
     with open("/proc/self/auxv", "rb") as file:
         entries = dict(struct.iter_unpack("QQ", file.read()))
     return entries.get(AT_HWCAP2, 0)
-
-
-@cache
-def _code() -> int:
-    """Where the code is mapped, for good."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (
-        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
-    )  # fmt: skip
-    descriptor = os.memfd_create("dsmsup-cpuid", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, _CPUID + _XGETBV)
-        rights = mmap.PROT_READ | mmap.PROT_EXEC
-        at = libc.mmap(None, mmap.PAGESIZE, rights, mmap.MAP_PRIVATE, descriptor, 0)
-    finally:
-        os.close(descriptor)
-    if at is None or at == ctypes.c_void_p(-1).value:
-        raise OSError(ctypes.get_errno(), "cannot map code")
-    return int(at)

@@ -17,8 +17,10 @@ import os
 from bisect import bisect_right
 from typing import Final, Protocol
 
+from supervisor.coherence.messages import WORD_SIZE
 from supervisor.errors import DsmsupError
 from supervisor.tracee import ptrace
+from supervisor.tracee.words import Words
 from supervisor.units import ADDRESS_SPACE_SIZE, PAGE_SHIFT, PAGE_SIZE, PageNumber
 
 _FALLOC_KEEP_SIZE: Final = 0x01
@@ -99,6 +101,7 @@ class GuestMemory:
         # Invariant: sorted by start, disjoint.
         self._starts: list[int] = []
         self._others: list[tuple[int, int, Backing]] = []
+        self._words = Words(self.descriptor)
 
     # Where bytes are ------------------------------------------------------------
 
@@ -192,6 +195,17 @@ class GuestMemory:
 
     def read(self, first: PageNumber, count: int) -> bytes:
         return self.read_bytes(first << PAGE_SHIFT, count << PAGE_SHIFT)
+
+    def read_word(self, page: PageNumber, offset: int) -> bytes:
+        """Read by one load, so never half of a store."""
+        if self.backing_at(page << PAGE_SHIFT) is not None:
+            return self.read(page, 1)[offset : offset + WORD_SIZE]
+        return self._words.read(page, offset)
+
+    def replace_word(self, page: PageNumber, offset: int, old: bytes, new: bytes) -> bool:
+        """Put a word where `old` is, in one step; False where something else is, or it cannot."""
+        on_memfd = self.backing_at(page << PAGE_SHIFT) is None
+        return on_memfd and self._words.replace(page, offset, old, new)
 
     def write(self, first: PageNumber, data: bytes) -> None:
         assert len(data) % PAGE_SIZE == 0

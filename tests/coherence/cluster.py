@@ -29,6 +29,7 @@ from supervisor.coherence.invariants import (
     check_quiescent,
 )
 from supervisor.coherence.messages import (
+    WORD_SIZE,
     Access,
     Arm,
     BusLock,
@@ -90,6 +91,18 @@ class SimMemory:
             self.meanwhile()
             found.append(bytes(self.pages.get(page, _ZERO)))
         return b"".join(found)
+
+    def read_word(self, page: PageNumber, offset: int) -> bytes:
+        self.meanwhile()
+        return bytes(self.pages.get(page, _ZERO)[offset : offset + WORD_SIZE])
+
+    def replace_word(self, page: PageNumber, offset: int, old: bytes, new: bytes) -> bool:
+        self.meanwhile()
+        held = self.pages.setdefault(page, bytearray(PAGE_SIZE))
+        if held[offset : offset + WORD_SIZE] != old:
+            return False
+        held[offset : offset + WORD_SIZE] = new
+        return True
 
     def write(self, first: PageNumber, data: bytes) -> None:
         assert len(data) % PAGE_SIZE == 0
@@ -371,10 +384,11 @@ class Cluster:
     def meanwhile(self, host: SimHost) -> None:
         """Guest threads go on as far as they need nobody."""
         for thread in host.threads if not host.still else ():
-            if not thread.waiting and not thread.done and self.rng.random() < 0.4:
+            while not thread.waiting and not thread.done and self.rng.random() < 0.4:
                 op = thread.ops[thread.at]
-                if op.kind in ("load", "store") and self.reachable(host, op):
-                    self.perform(thread, op)
+                if op.kind not in ("load", "store") or not self.reachable(host, op):
+                    break
+                self.perform(thread, op)
 
     def reachable(self, host: SimHost, op: Op) -> bool:
         return all(host.allows(self.places[v][0], NEED[op.kind]) for v in op.variables)

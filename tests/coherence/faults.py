@@ -128,9 +128,34 @@ def _flush_laid_in_under_readers(patch: pytest.MonkeyPatch) -> None:
 
     def run(self: FlushOrder) -> None:
         while self._queue:
-            self._place(lowered=False)
+            self._lay_in(lowered=False)
 
     patch.setattr(FlushOrder, "run", run)
+
+
+def _no_second_look(patch: pytest.MonkeyPatch) -> None:
+    """A word is published without regard to what was stored while it was sought."""
+    honest, look = StoreBuffer._flush_word, StoreBuffer._words_changed
+
+    def flush_word(self: StoreBuffer) -> bool:
+        looks = iter((look, lambda self: set()))
+        patch.setattr(StoreBuffer, "_words_changed", lambda self: next(looks)(self))
+        return honest(self)
+
+    patch.setattr(StoreBuffer, "_flush_word", flush_word)
+
+
+def _word_over_own_stores(patch: pytest.MonkeyPatch) -> None:
+    honest = StoreBuffer.lay_in_word
+
+    def lay_in_word(self: StoreBuffer, diffs: list[PageDiff]) -> bool:
+        twins, self.twins = self.twins, {}
+        try:
+            return honest(self, diffs)
+        finally:
+            self.twins = twins
+
+    patch.setattr(StoreBuffer, "lay_in_word", lay_in_word)
 
 
 def _diff_of_words(patch: pytest.MonkeyPatch) -> None:
@@ -350,6 +375,8 @@ FAULTS: Final = (
         "flush laid in under home's readers", "adaptive", _flush_laid_in_under_readers, "MP-home"
     ),
     PlantedFault("diffs of whole words", "adaptive", _diff_of_words),
+    PlantedFault("a word published without a second look", "adaptive", _no_second_look, "MP-word"),
+    PlantedFault("a word laid over own stores", "adaptive", _word_over_own_stores),
     PlantedFault("fence ends before the flush is answered", "adaptive", _resumed_before_the_answer),
     PlantedFault("armed cleared before the answer", "adaptive", _armed_too_short, "SB+mfences"),
     PlantedFault("never armed", "adaptive", _never_armed),

@@ -91,6 +91,10 @@ CASES: Final[dict[str, Case]] = {
         (1, 2, 3),
         ((3, 0), (2, 0)),
     ),
+    # One word is stored to again, behind a store to another.
+    "MP-word": Case(
+        program([store(1, 1), store(0, 1), store(1, 2)], _WATCH), ((_P, 0), (_P, 8)), (1, 0)
+    ),
     "MP-upgrade": Case(
         program([store(0, 1), store(1, 1)], _WATCH, [store(2, 1)]),
         ((_P, 0), (_Q, 0), (_Q, 8)),

@@ -193,12 +193,29 @@ def test_a_store_into_a_multiple_writer_page_asks_nobody() -> None:
         1: Flush to 0
         0: Update to 2
         0: Flushed to 1
+        1: Resume 2
+        1: disarm"""
+    )
+    assert [memory.peek(7, 5) for memory in stage.memories] == [42, 42, 42]
+
+
+def test_stores_to_several_words_show_at_once() -> None:
+    stage = many_writers()
+    stage.fault(1, Access.WRITE)
+    stage.release(1)
+    for at in (5, 8):
+        stage.memories[1].poke(7, at, 42)
+    assert stage.play(1, Serialize(2)) == script(
+        """1: protect 7+1r
+        1: Flush to 0
+        0: Update to 2
+        0: Flushed to 1
         2: protect 7+1-
         2: protect 7+1r
         1: Resume 2
         1: disarm"""
     )
-    assert [memory.peek(7, 5) for memory in stage.memories] == [42, 42, 42]
+    assert [memory.peek(7, at) for memory in stage.memories for at in (5, 8)] == [42] * 6
 
 
 def test_a_fence_at_home_costs_no_round_trip() -> None:
@@ -218,7 +235,68 @@ def test_the_deadline_flushes() -> None:
     stage.memories[1].poke(7, 0, 3)
     assert stage.play(1, Tick(2_000)) == ""
     assert stage.play(1, Tick(11_999)) == ""
-    assert "Flush to 0" in stage.play(1, Tick(12_000))
+    assert stage.play(1, Tick(12_000)) == script(
+        """1: Flush to 0
+        0: Update to 2
+        0: Flushed to 1"""
+    )
+    assert [memory.peek(7, 0) for memory in stage.memories] == [3, 3, 3]
+
+
+def test_the_deadline_stops_threads_that_have_stored_to_several_words() -> None:
+    stage = many_writers()
+    stage.play(1, Tick(1_000))
+    stage.fault(1, Access.WRITE)
+    stage.release(1)
+    stage.play(1, Tick(2_000))
+    for at in (0, 8):
+        stage.memories[1].poke(7, at, 3)
+    assert stage.play(1, Tick(12_000)).startswith("1: protect 7+1r")
+
+
+def test_a_word_is_not_published_before_stores_that_came_first() -> None:
+    """Another is stored to just before it, behind the back of the first look."""
+    stage = many_writers()
+    stage.play(1, Tick(1_000))
+    stage.fault(1, Access.WRITE)
+    stage.release(1)
+    stage.play(1, Tick(2_000))
+    memory = stage.memories[1]
+    memory.poke(7, 0, 3)
+    looks = iter((lambda: None, lambda: (memory.poke(7, 8, 1), memory.poke(7, 0, 4))))
+    memory.meanwhile = lambda: next(looks, lambda: None)()
+    assert stage.play(1, Tick(12_000)).startswith("1: protect 7+1r")
+    assert [m.peek(7, at) for m in stage.memories for at in (0, 8)] == [4, 1] * 3
+
+
+def test_a_page_that_nobody_stores_to_any_more_is_clean_at_the_next_deadline() -> None:
+    stage = many_writers()
+    stage.play(1, Tick(1_000))
+    stage.fault(1, Access.WRITE)
+    stage.release(1)
+    stage.play(1, Tick(2_000))
+    stage.memories[1].poke(7, 0, 3)
+    stage.play(1, Tick(12_000))
+    assert stage.play(1, Tick(22_000)) == script(
+        """1: protect 7+1r
+        1: disarm"""
+    )
+
+
+def test_a_thread_that_stores_to_the_word_too_keeps_its_bytes() -> None:
+    """Bytes side by side in one word, one stored to just before the other is laid in."""
+    stage = many_writers()
+    for host in (1, 2):
+        stage.fault(host, Access.WRITE)
+        stage.release(host)
+    stage.memories[1].poke(7, 0, 3)
+    memory = stage.memories[2]
+    looks = iter((lambda: None, lambda: memory.poke(7, 1, 9)))
+    memory.meanwhile = lambda: next(looks, lambda: None)()
+    assert "2:" not in stage.play(1, Serialize(2))
+    assert [memory.peek(7, at) for at in (0, 1)] == [3, 9]
+    stage.play(2, Serialize(3))
+    assert [m.peek(7, at) for m in stage.memories for at in (0, 1)] == [3, 9] * 3
 
 
 def test_a_bus_lock_takes_every_copy_the_own_one_too() -> None:

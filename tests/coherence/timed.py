@@ -51,6 +51,7 @@ class TimedHost:
     armed: bool = False
     busy_until_us: float = 0.0
     inbox: deque[Event] = field(default_factory=deque)
+    wake_us: float = 0.0
 
 
 class TimedCluster:
@@ -110,8 +111,20 @@ class TimedCluster:
                 elif isinstance(effect, Arm):
                     supervisor.armed = effect.armed
                 elif isinstance(effect, WakeAt):
-                    when = max(effect.now_us, self.now_us)
-                    self.at(when, lambda: self.event(host, Tick(int(self.now_us))))
+                    self._wake_at(host, max(effect.now_us, self.now_us))
+
+    def _wake_at(self, host: int, when_us: float) -> None:
+        """As the driver does: one wake-up, the earliest."""
+        supervisor = self.hosts[host]
+        if self.now_us < supervisor.wake_us <= when_us:
+            return
+        supervisor.wake_us = when_us
+
+        def tick() -> None:
+            supervisor.wake_us = 0.0
+            self.event(host, Tick(int(self.now_us)))
+
+        self.at(when_us, tick)
 
     def _hold(self, host: int, requester: int, until_us: float) -> None:
         """Release the requester's pins, if it has not asked for others meanwhile."""
