@@ -30,14 +30,26 @@ from iced_x86 import (
 from rewriter.cache import Rewritten
 
 CHECKS = {
-    (64, True): ("cmpb $0x0,0x102000", "jne"),
-    (32, True): ("cmpb $0x0,0x102000", "jne"),
-    (64, False): (
-        "lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0x102000,%ecx", "jrcxz", "pop %rcx",
-        "lea 0x80(%rsp),%rsp", "TRAP", "jmp", "pop %rcx", "lea 0x80(%rsp),%rsp",
+    # (before the instruction, where the branch leads; () where that is in line)
+    (64, "light"): (("cmpb $0x0,0x102000", "jne"), ("TRAP", "jmp")),
+    (32, "light"): (("cmpb $0x0,0x102000", "jne"), ("TRAP", "jmp")),
+    (64, "heavy"): (
+        ("lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0x102000,%ecx", "lea -0x1(%rcx),%ecx",
+         "jrcxz", "pop %rcx", "lea 0x80(%rsp),%rsp"),
+        ("pop %rcx", "lea 0x80(%rsp),%rsp", "TRAP", "jmp"),
     ),
-    (32, False): (
-        "push %ecx", "movzbl 0x102000,%ecx", "jecxz", "pop %ecx", "TRAP", "jmp", "pop %ecx",
+    (32, "heavy"): (
+        ("push %ecx", "movzbl 0x102000,%ecx", "lea -0x1(%ecx),%ecx", "jecxz", "pop %ecx"),
+        ("pop %ecx", "TRAP", "jmp"),
+    ),
+    (64, "in line"): (
+        ("lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0x102000,%ecx", "jrcxz", "pop %rcx",
+         "lea 0x80(%rsp),%rsp", "TRAP", "jmp", "pop %rcx", "lea 0x80(%rsp),%rsp"),
+        (),
+    ),
+    (32, "in line"): (
+        ("push %ecx", "movzbl 0x102000,%ecx", "jecxz", "pop %ecx", "TRAP", "jmp", "pop %ecx"),
+        (),
     ),
 }  # fmt: skip
 TRAP = b"\x8e\xc8"
@@ -350,8 +362,36 @@ class Checker:
             return 0
         if light:
             self._need(self._flags_are_dead(old), new, "a check overwrites flags")
-        at, trap, read = new, 0, 0
-        texts = CHECKS[self.bits, light]
+        form = "light" if light else self._form(new)
+        texts, away = CHECKS[self.bits, form]
+        at, trap, read, branches = self._expect(new, texts)
+        if away:
+            # The trap stands elsewhere, and leads to behind the check.
+            _, trap, _, back = self._expect(branches[0], away)
+            branches = back
+            wanted = [at]
+        else:
+            last = len(texts) - texts[::-1].index("jmp")
+            wanted = [at - sum(1 if t.startswith("pop") else 8 for t in texts[last:]), at]
+        site = self.result.traps.get(trap)
+        self._need(site is not None and site.address == old, trap, "not in the map")
+        assert site is not None
+        self._need(site.checked == read, trap, "the read of the armed byte is elsewhere")
+        self._need(branches == wanted, new, "a branch of the check goes astray")
+        return at
+
+    def _form(self, at: int) -> str:
+        """Of a check that keeps flags: what stands behind its read of the armed byte."""
+        while True:
+            ins = self._decode(self.new, at)
+            at = ins.next_ip
+            if ins.mnemonic == Mnemonic.MOVZX:
+                behind = self._decode(self.new, at)
+                return "heavy" if behind.mnemonic == Mnemonic.LEA else "in line"
+
+    def _expect(self, at: int, texts: tuple[str, ...]) -> tuple[int, int, int, list[int]]:
+        """Instructions of ours: (end, the trap, past the read of the armed byte, branches)."""
+        trap = read = 0
         branches = []
         for text in texts:
             if text == "TRAP":
@@ -367,23 +407,7 @@ class Checker:
             if text.startswith("j"):
                 branches.append(ins.near_branch_target)
             at = ins.next_ip
-        if light:
-            # The trap stands elsewhere, and leads to behind the check.
-            trap, branches = branches[0], []
-            self._need(self.new.read(trap, 2) == TRAP, trap, "no trap where a check leads")
-            back = self._decode(self.new, trap + 2)
-            self._need(back.flow_control == FlowControl.UNCONDITIONAL_BRANCH, trap, "no way back")
-            branches.append(back.near_branch_target)
-        site = self.result.traps.get(trap)
-        self._need(site is not None and site.address == old, trap, "not in the map")
-        assert site is not None
-        self._need(site.checked == read, trap, "the read of the armed byte is elsewhere")
-        wanted = [at]
-        if not light:
-            last = len(texts) - texts[::-1].index("jmp")
-            wanted = [at - sum(1 if t.startswith("pop") else 8 for t in texts[last:]), at]
-        self._need(branches == wanted, new, "a branch of the check goes astray")
-        return at
+        return at, trap, read, branches
 
     def _flags_are_dead(self, at: int) -> bool:
         """Whether from `at` on every arithmetic flag is written before any is read."""

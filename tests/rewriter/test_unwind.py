@@ -57,20 +57,30 @@ def test_gdb_backtrace(compile_program: Compile, cache: Path, tmp_path: Path) ->
     # One with the check that keeps flags; the armed byte is clear, and the last
     # instruction before the native one is a lea of 8 bytes.
     trap, site = next(
-        (at, t) for at, t in r.traps.items() if "leaf" in t.function and t.native - at > 4
+        (at, t) for at, t in r.traps.items() if "leaf" in t.function and t.native - t.checked > 8
     )
-    before = site.native - 8
-    assert trap < before
-    commands = ["set confirm off", f"break *{before:#x}", "run unstepped", "bt", "kill"]
-    arguments = [x for c in commands for x in ("-ex", c)]
+    # The byte is clear: we say that it was not, to see where the trap stands as well.
+    outlying = [
+        ["set $rcx = 1", f"break *{at:#x}", "continue", "bt"] for at in (trap - 9, trap)
+    ]
+    for commands in (
+        [f"break *{site.native - 8:#x}", "run unstepped", "bt"],
+        *([f"break *{site.checked:#x}", "run unstepped", *there] for there in outlying),
+    ):
+        said = gdb(r.path, commands, tmp_path)
+        frames = re.findall(r"^#(\d+) .*?(\w[\w.]*) \(", said, re.MULTILINE)
+        names = [name for _, name in frames]
+        assert any("dsm" in n for n in names[:1]), said
+        assert "outer" in names and "main" in names, said
+
+
+def gdb(program: str, commands: list[str], folder: Path) -> str:
+    arguments = [x for c in ["set confirm off", *commands, "kill"] for x in ("-ex", c)]
     done = subprocess.run(
-        ["gdb", "-batch", "-nx", *arguments, r.path], capture_output=True, text=True, timeout=60,
-        cwd=tmp_path,
+        ["gdb", "-batch", "-nx", *arguments, program], capture_output=True, text=True, timeout=60,
+        cwd=folder,
     )  # fmt: skip
-    frames = re.findall(r"^#(\d+) .*?(\w[\w.]*) \(", done.stdout, re.MULTILINE)
-    names = [name for _, name in frames]
-    assert any("dsm" in n for n in names[:1]), done.stdout + done.stderr
-    assert "outer" in names and "main" in names
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("flags", [(), ("-no-pie",), ("-static",)])
