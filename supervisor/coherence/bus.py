@@ -67,6 +67,11 @@ class Bus:
         self._asked.append((requester, demand))
         self._to_home(AskBus())
 
+    @property
+    def held_up(self) -> bool:
+        """Others wait for a requester here: to free the bus, or to let this host stand still."""
+        return self.holder is not None or (self.halting and not self._told)
+
     def granted(self) -> None:
         """The others stand still."""
         if self.holder is not None or self._freeing or not self._asked:

@@ -114,6 +114,11 @@ class StoreBuffer:
             if page not in self.frozen
         )
 
+    @property
+    def held_up(self) -> bool:
+        """A flush waits for pins on dirty pages."""
+        return bool(self._held_up)
+
     def flush(self, then: Callable[[], None]) -> None:
         """`then` when every store made here so far is visible to all."""
         if not self.twins:

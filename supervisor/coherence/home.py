@@ -95,6 +95,11 @@ class Home:
         locks = self.directory
         return not locks.locks or not any(locks.any_locked(need) for need in needs)
 
+    @property
+    def held_up(self) -> bool:
+        """Transactions or flushes wait for pins on home's pages."""
+        return bool(self.pinned) or self.order.held_up
+
     def fetch(self, message: Fetch) -> None:
         """A request of home's own guest."""
         self._fetch_from(HOME, message)

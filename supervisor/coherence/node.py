@@ -159,6 +159,21 @@ class Node:
         which a multiple-writer page does not satisfy even where it may be written."""
         return self.pages.satisfied(needs) and not (locked and self._stores_multiple(needs))
 
+    @property
+    def drained(self) -> bool:
+        """Whether a `Serialize` would end at once: all stores made here are visible to all."""
+        buffer = self.buffer
+        return not (buffer.twins or buffer.in_flight or self.bus.halting)
+
+    def pins(self, requester: int) -> bool:
+        """Whether the requester has pages pinned."""
+        return requester in self.pages.pins
+
+    @property
+    def held_up(self) -> bool:
+        """Whether something may be waiting until a requester releases its pages."""
+        return self.buffer.held_up or self.bus.held_up or self.side.held_up
+
     def pins_exclusive(self, requester: int) -> bool:
         """Whether the requester has pinned a page to write that only this host has."""
         return any(

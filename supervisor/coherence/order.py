@@ -58,6 +58,11 @@ class FlushOrder:
         """Whether this host's later messages have to wait."""
         return any(pending.host == host for pending in self._queue)
 
+    @property
+    def held_up(self) -> bool:
+        """A flush waits for pins on home's pages."""
+        return bool(self._queue) and not self._busy
+
     def received(self, host: HostId, message: Flush) -> None:
         if message.flush != self._last.get(host, 0) + 1:
             raise PeerError(f"host {host} sends flush {message.flush} out of turn")

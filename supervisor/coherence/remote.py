@@ -70,6 +70,11 @@ class Remote:
         """A new pin keeps nobody waiting: home has asked none of these pages back."""
         return not (self.deferred or self.inbox) or not any_overlap(needs, self.leaving())
 
+    @property
+    def held_up(self) -> bool:
+        """Home waits for pages that may be pinned."""
+        return bool(self.deferred or self.inbox)
+
     def leaving(self) -> list[Run]:
         """Runs that home has asked back and that are still here."""
         runs: list[Run] = []

@@ -132,12 +132,15 @@ class Checks:
     def _trap(self, thread: Thread) -> None:
         """A synchronization instruction, about to run natively, must drain the store buffer."""
         supervisor = self._supervisor
-        thread.waiting = True
         touched = supervisor.decoder.touches(supervisor.faults.code_at(thread), thread.registers)
         if supervisor.has_joint and any(
             supervisor.is_joint(t.address, max(t.length, 1)) for t in touched
         ):
             touched = []  # coherence has no part in it: its fault takes the thread home
+        if not touched and supervisor.node.drained:
+            supervisor.move_on(thread)
+            return
+        thread.waiting = True
         if touched:
             thread.step_next = True  # it runs before its pages may change their mode
             runs = runs_of([(t.address, max(t.length, 1), Access.WRITE) for t in touched])

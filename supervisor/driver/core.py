@@ -9,7 +9,6 @@ calls run, and who starts and ends threads.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import itertools
 import os
@@ -280,8 +279,10 @@ class Supervisor:
         self.resume(thread)
 
     def resume(self, thread: Thread, signal_number: int = 0) -> None:
-        with contextlib.suppress(ptrace.TraceeGone):
+        try:
             thread.cont(signal_number)
+        except ptrace.TraceeGone:
+            return  # (contextlib.suppress costs as much as a system call)
 
     def thrashes(self, thread: Thread) -> bool:
         """Does a thread do little but wait for pages? True when it has been moved."""
@@ -304,11 +305,11 @@ class Supervisor:
                 and stop.detail == signal.SIGTRAP
             ):
                 waits.scrutinise(self, thread)
+            elif kind is StopKind.SIGNAL:
+                self.signal_stops.on_stop(thread, stop.detail)
             elif kind is StopKind.SECCOMP:
                 self.holds.end(thread.requester)
                 self.on_call(thread)
-            elif kind is StopKind.SIGNAL:
-                self.signal_stops.on_stop(thread, stop.detail)
             elif kind is StopKind.SYSCALL:
                 self.on_call_exit(thread)
             elif kind is StopKind.EVENT:
@@ -419,10 +420,11 @@ class Supervisor:
         """After each batch of events: go on with whoever can, and send what is due."""
         self.links.hear_rest()
         self.run_ready()
-        stops = self.stops.stops
+        stops, ready = self.stops.stops, self._ready
         while stops:
             self.on_stop(stops.popleft())
-            self.run_ready()
+            if ready:
+                self.run_ready()
         if self._asked:
             # Only now, with those held that this very batch has granted: what it
             # recalls may be one of them.
@@ -433,10 +435,10 @@ class Supervisor:
 
     def _computing(self) -> bool:
         """Has a thread of this host the processor to use (or may, for all we know)?"""
-        return any(
-            not thread.stopped and thread.native is None and not thread.paging
-            for thread in self.threads.values()
-        )
+        for thread in self.threads.values():
+            if not thread.stopped and thread.native is None and not thread.paging:
+                return True
+        return False
 
     async def run(self) -> None:
         while not self.finished:

@@ -27,6 +27,9 @@ USER_SIGNALS: Final = (
 )  # fmt: skip
 _SIGNALFD_INFO_SIZE: Final = 128
 _SIGNALFD_READ: Final = _SIGNALFD_INFO_SIZE * 8
+_SIGNALFD_HEAD: Final = struct.Struct("<Iii")
+_READY_MAX: Final = 64
+_SIGCHLD: Final = int(signal.SIGCHLD)
 SPIN_S: Final = 0.0005
 BRIEF_S: Final = 0.002
 YIELD_S: Final = 0.1
@@ -121,8 +124,8 @@ class Events:
             except BlockingIOError:
                 return
             for at in range(0, len(data), _SIGNALFD_INFO_SIZE):
-                number, _, code = struct.unpack_from("<Iii", data, at)
-                if number == signal.SIGCHLD:
+                number, _, code = _SIGNALFD_HEAD.unpack_from(data, at)
+                if number == _SIGCHLD:
                     self.on_children()
                 else:
                     self.on_user_signal(number, code > 0)
@@ -135,7 +138,7 @@ class Events:
 
     def _handle(self, timeout_s: float) -> bool:
         """Handle all that becomes ready within a time; False when nothing did."""
-        ready = self._epoll.poll(timeout_s)
+        ready = self._epoll.poll(timeout_s, _READY_MAX)
         for descriptor, interest in ready:
             handler = self._handlers.get(descriptor)
             if handler is not None:

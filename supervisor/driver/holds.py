@@ -23,7 +23,11 @@ FOREVER: Final = float("inf")
 
 
 class Holds:
-    """By requester; the end of a hold is a `Released`, unless the requester is forgotten."""
+    """By requester; the end of a hold is a `Released`, unless the requester is forgotten.
+
+    A hold that is over ends when somebody asks: no timer runs, and nothing is stepped,
+    for one that keeps nobody waiting.
+    """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -32,7 +36,10 @@ class Holds:
         """When the next look at them is certain to come."""
 
     def begin(self, requester: int) -> None:
-        """What was asked for is there; its time runs (again) from now."""
+        """What was asked for is there, if it was pages; their time runs (again) from now."""
+        if not self._supervisor.node.pins(requester):
+            self._until.pop(requester, None)
+            return
         exclusive = self._supervisor.node.pins_exclusive(requester)
         self._until[requester] = time.monotonic() + (EXCLUSIVE_S if exclusive else SHARED_S)
 
@@ -64,7 +71,7 @@ class Holds:
                 self._supervisor.step(Released(requester))
             elif next_due is None or until < next_due:
                 next_due = until
-        if next_due is not None and next_due < self._due:
+        if next_due is not None and next_due < self._due and self._supervisor.node.held_up:
             self._due = next_due
             self._supervisor.events.at(next_due, self._on_timer)
 

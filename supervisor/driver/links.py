@@ -66,6 +66,8 @@ class Links:
         supervisor = self._supervisor
         rest = iter(frames)
         try:
+            if frames:
+                supervisor.holds.release_due()
             if supervisor.several_writers and frames:
                 supervisor.step(Tick(int(time.monotonic() * 1e6)))
             for kind, payload in rest:

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from supervisor.tracee import ptrace
 
 if TYPE_CHECKING:
     from supervisor.driver.core import Supervisor
     from supervisor.driver.thread import Thread
+
+# As plain numbers: comparing with the enumeration's takes as long as reading registers.
+_SIGSEGV: Final = int(signal.SIGSEGV)
+_SIGTRAP: Final = int(signal.SIGTRAP)
+_SIGILL: Final = int(signal.SIGILL)
 
 
 class SignalStops:
@@ -24,7 +29,7 @@ class SignalStops:
         if thread.native is not None:
             supervisor.on_native_signal(thread, number)
             return
-        if number == signal.SIGSEGV:
+        if number == _SIGSEGV:
             _, code, address = ptrace.get_siginfo(thread.task)
             ptrace.get_registers(thread.task, thread.registers)
             # SEGV_MAPERR and SEGV_ACCERR; others (a kill, a non-canonical address) are not ours.
@@ -32,7 +37,7 @@ class SignalStops:
                 return
             if supervisor.checks.redirected(thread):
                 return
-        elif number == signal.SIGTRAP:
+        elif number == _SIGTRAP:
             _, code, _ = ptrace.get_siginfo(thread.task)
             if thread.stepping and code > 0:
                 self._stepped(thread)
@@ -43,7 +48,7 @@ class SignalStops:
             if code == 0x80 and supervisor.checks.redirected(thread):
                 return
             registers.rip += 1
-        elif number == signal.SIGILL:
+        elif number == _SIGILL:
             ptrace.get_registers(thread.task, thread.registers)
             if supervisor.checks.redirected(thread):
                 return

@@ -16,7 +16,7 @@ class StopQueue:
 
     def drain(self) -> None:
         """Take all that the kernel has to tell."""
-        self.stops += drain()
+        drain(self.stops)
 
     def put(self, stop: Stop) -> None:
         self.stops.append(stop)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Final
+from typing import Final, NoReturn
 
 from ptrace.binding import func as _binding
 from ptrace.binding.linux_struct import user_regs_struct
@@ -54,8 +54,14 @@ _EMPTY_SEGMENT: Final = 0x28
 
 WALL: Final = 0x40000000
 
+# The hottest requests.
+_CONT: Final[int] = _binding.PTRACE_CONT
+_GETREGS: Final[int] = _binding.PTRACE_GETREGS
+_SETREGS: Final[int] = _binding.PTRACE_SETREGS
+
 _libc = ctypes.CDLL(None, use_errno=True)
-_ptrace = _libc.ptrace
+# No ptrace request blocks, so none needs to let other Python threads run.
+_ptrace = ctypes.PyDLL(None, use_errno=True).ptrace
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 _ptrace.restype = ctypes.c_long
 
@@ -67,11 +73,15 @@ class TraceeGone(Exception):
 def _request(request: int, pid: int, address: int | None = None, data: int | None = None) -> int:
     result: int = _ptrace(request, pid, address, data)
     if result == -1:
-        code = ctypes.get_errno()
-        if code == errno.ESRCH:
-            raise TraceeGone(pid)
-        raise OSError(code, f"ptrace request {request:#x} on {pid}: {os.strerror(code)}")
+        _fail(request, pid)
     return result
+
+
+def _fail(request: int, pid: int) -> NoReturn:
+    code = ctypes.get_errno()
+    if code == errno.ESRCH:
+        raise TraceeGone(pid)
+    raise OSError(code, f"ptrace request {request:#x} on {pid}: {os.strerror(code)}")
 
 
 def seize(pid: int) -> None:
@@ -87,7 +97,8 @@ def listen(pid: int) -> None:
 
 
 def cont(pid: int, signal: int = 0) -> None:
-    _request(_binding.PTRACE_CONT, pid, 0, signal)
+    if _ptrace(_CONT, pid, 0, signal) == -1:
+        _fail(_CONT, pid)
 
 
 def cont_to_syscall(pid: int, signal: int = 0) -> None:
@@ -105,12 +116,14 @@ def detach(pid: int) -> None:
 
 def get_registers(pid: int, into: Registers | None = None) -> Registers:
     registers = Registers() if into is None else into
-    _request(_binding.PTRACE_GETREGS, pid, 0, ctypes.addressof(registers))
+    if _ptrace(_GETREGS, pid, 0, ctypes.addressof(registers)) == -1:
+        _fail(_GETREGS, pid)
     return registers
 
 
 def set_registers(pid: int, registers: Registers) -> None:
-    _request(_binding.PTRACE_SETREGS, pid, 0, ctypes.addressof(registers))
+    if _ptrace(_SETREGS, pid, 0, ctypes.addressof(registers)) == -1:
+        _fail(_SETREGS, pid)
 
 
 def peek_user(pid: int, offset: int) -> int:

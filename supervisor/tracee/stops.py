@@ -39,7 +39,9 @@ class Stop(NamedTuple):
     detail: int
 
 
-_SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
+_SYSCALL_STOP: Final = int(signal.SIGTRAP) | 0x80
+_SIGNAL: Final = StopKind.SIGNAL
+_AT_ONCE: Final = ptrace.WALL | os.WNOHANG
 
 
 def decode(pid: int, status: int) -> Stop:
@@ -50,7 +52,7 @@ def decode(pid: int, status: int) -> Stop:
         if event == 0:
             if stop_signal == _SYSCALL_STOP:
                 return Stop(pid, StopKind.SYSCALL, 0)
-            return Stop(pid, StopKind.SIGNAL, stop_signal)
+            return Stop(pid, _SIGNAL, stop_signal)
         if event == ptrace.PTRACE_EVENT_SECCOMP:
             return Stop(pid, StopKind.SECCOMP, 0)
         if event == ptrace.PTRACE_EVENT_STOP:
@@ -79,14 +81,14 @@ def wait_among(pid: int, others: deque[Stop]) -> Stop:
         others.append(stop)
 
 
-def drain() -> list[Stop]:
-    """All that has happened to any child or tracee since; never blocks."""
-    stops: list[Stop] = []
+def drain(stops: deque[Stop]) -> None:
+    """Append all that has happened to any child or tracee since; never blocks."""
+    waitpid = os.waitpid
     while True:
         try:
-            pid, status = os.waitpid(-1, ptrace.WALL | os.WNOHANG)
+            pid, status = waitpid(-1, _AT_ONCE)
         except ChildProcessError:
-            return stops
+            return
         if pid == 0:
-            return stops
+            return
         stops.append(decode(pid, status))
