@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.arch.base import NO_CALL
 from supervisor.driver import signals
@@ -35,6 +36,10 @@ from supervisor.units import HOME
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
+
+
+NATIVE_S: Final = 100e-6
+"""What a call that does not wait takes at most, by and large, and the tasks that it wakes."""
 
 
 class Calls:
@@ -178,7 +183,7 @@ class Calls:
         """Let the call that the operation's thread stopped at run as it is."""
         thread = operation.thread
         thread.native = operation
-        self._home.native_begun = True
+        self._home.native_until = time.monotonic() + NATIVE_S
         thread.entered = True
         thread.at_gadget = False
         thread.cont_to_syscall()
@@ -186,7 +191,7 @@ class Calls:
     def start_native(self, operation: Operation, want: Native) -> None:
         thread = operation.thread
         thread.native = operation
-        self._home.native_begun = True
+        self._home.native_until = time.monotonic() + NATIVE_S
         registers = ptrace.Registers.from_buffer_copy(thread.registers)
         try:
             if thread.away == HOME and not thread.entered:
@@ -207,6 +212,7 @@ class Calls:
 
     def _native_done(self, thread: Thread, rax: int) -> None:
         operation, thread.native = thread.native, None
+        self._home.native_until = 0.0
         assert operation is not None
         self._home.operations.advance(operation, thread.arch.result_of(rax))
 

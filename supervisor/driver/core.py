@@ -123,8 +123,8 @@ class Supervisor:
         self._next_tick = 0.0
         self.may_spin = False
         """No other host of the run uses this host's processors."""
-        self.native_begun = False
-        """A task has been sent into the kernel since the last sleep; it needs the processor."""
+        self.native_until = 0.0
+        """Until when, or until it is back, a task sent into the kernel is left the processor."""
         self.stops = StopQueue()
         # Handled one by one in `settle`: none may be lost where handling one raises.
         self.events.on_children = self.stops.drain
@@ -433,12 +433,12 @@ class Supervisor:
             self.run_ready()
         self.links.flush()
 
-    def _computing(self) -> bool:
-        """Has a thread of this host the processor to use (or may, for all we know)?"""
+    def _idle(self) -> bool:
+        """Has no thread of this host the processor to use (for all we know)?"""
         for thread in self.threads.values():
             if not thread.stopped and thread.native is None and not thread.paging:
-                return True
-        return False
+                return False
+        return time.monotonic() >= self.native_until
 
     async def run(self) -> None:
         while not self.finished:
@@ -446,9 +446,7 @@ class Supervisor:
                 self.settle()
                 if self.finished:
                     break
-                spin = self.may_spin and not self.native_begun and not self._computing()
-                self.native_begun = False
-                await self.events.wait(spin)
+                await self.events.wait(self.may_spin and self._idle())
             except GuestDied as error:
                 self.guest_died(error)
             except DsmsupError as error:
