@@ -179,11 +179,15 @@ class Calls:
 
     # Native calls: an operation has the thread's task run one ------------------------
 
+    def native_begins(self) -> None:
+        """Tasks run in the kernel, for a moment as far as we know."""
+        self._home.native_until = time.monotonic() + NATIVE_S
+
     def proceed(self, operation: Operation) -> None:
         """Let the call that the operation's thread stopped at run as it is."""
         thread = operation.thread
         thread.native = operation
-        self._home.native_until = time.monotonic() + NATIVE_S
+        self.native_begins()
         thread.entered = True
         thread.at_gadget = False
         thread.cont_to_syscall()
@@ -191,7 +195,7 @@ class Calls:
     def start_native(self, operation: Operation, want: Native) -> None:
         thread = operation.thread
         thread.native = operation
-        self._home.native_until = time.monotonic() + NATIVE_S
+        self.native_begins()
         registers = ptrace.Registers.from_buffer_copy(thread.registers)
         try:
             if thread.away == HOME and not thread.entered:

@@ -309,6 +309,7 @@ class Supervisor:
                 self.signal_stops.on_stop(thread, stop.detail)
             elif kind is StopKind.SECCOMP:
                 self.holds.end(thread.requester)
+                thread.fault_key = None  # it is past what faulted last
                 self.on_call(thread)
             elif kind is StopKind.SYSCALL:
                 self.on_call_exit(thread)

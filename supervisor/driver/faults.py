@@ -92,8 +92,8 @@ class Faults:
             runs = (Run(page, 1, self.wish(page, access, area)),)
         thread.waiting = True
         thread.account.asks()
+        thread.locked = locked
         if locked:
-            thread.step_next = True
             supervisor.step(BusLock(thread.requester, runs))
         else:
             supervisor.step(Fault(thread.requester, runs, *room(supervisor.space, runs)))
@@ -155,7 +155,10 @@ class Faults:
             return
         if not retry:
             supervisor.holds.begin(thread.requester)
-            if thread.step_next:
+            # What a locked instruction needs may become multiple-writer before it runs, here
+            # too: when the armed byte is set, the thread is caught at it. It is set already:
+            # then it runs now.
+            if thread.step_next or (thread.locked and supervisor.node.armed):
                 thread.step_next = False
                 self.step_pinned(thread)
                 return

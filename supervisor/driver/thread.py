@@ -48,6 +48,7 @@ class Thread:
         "frame_mask_at",
         "later",
         "leaving",
+        "locked",
         "lost",
         "meter",
         "native",
@@ -148,6 +149,9 @@ class Thread:
         self.fault_key: Any = None
         self.cured = 0
         self.step_next = False
+        """The instruction at which it waits for pages is to run while they are pinned."""
+        self.locked = False
+        """It waits for them at a bus-locked instruction."""
         self.stepping = False
         self.still = False
         """Another host has the bus lock: going on waits in `later` until it is free."""

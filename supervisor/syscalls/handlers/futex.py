@@ -93,7 +93,10 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
 def _now(home: Home, args: list[int], ranges: Iterable[tuple[int, int, Access]]) -> int:
     """A call that does not block: the agent makes it, while nobody can take the pages."""
     home.pager.reach(ranges)
-    return home.agent.run([(inject.SYS_FUTEX, *args)])[0]
+    result = home.agent.run([(inject.SYS_FUTEX, *args)])[0]
+    if result > 0:
+        home.calls.native_begins()  # woken tasks are on their way out of the kernel
+    return result
 
 
 def _wait(
