@@ -174,16 +174,15 @@ class Node:
         """Whether something may be waiting until a requester releases its pages."""
         return self.buffer.held_up or self.bus.held_up or self.side.held_up
 
-    def pins_exclusive(self, requester: int) -> bool:
-        """Whether the requester has pinned a page to write that only this host has."""
-        return any(
-            need.access == Access.WRITE
-            and not all(
-                page in self.buffer.multiple
-                for page in range(need.first, need.first + need.count)
-            )
-            for need in self.pages.pins.get(requester, ())
-        )
+    def pinned_exclusive(self, requester: int) -> PageNumber | None:
+        """The first page that the requester has pinned to write and only this host has."""
+        multiple = self.buffer.multiple
+        for need in self.pages.pins.get(requester, ()):
+            if need.access == Access.WRITE:
+                for page in range(need.first, need.first + need.count):
+                    if page not in multiple:
+                        return PageNumber(page)
+        return None
 
     @property
     def armed(self) -> bool:

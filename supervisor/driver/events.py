@@ -101,6 +101,8 @@ class Events:
         self.background = 0
         """Tasks of the event loop's that are under way beside the supervisor's."""
         self._yield_due = 0.0
+        self.slept_s = 0.0
+        """For how long this has left the processor to others, without trio's sleeps."""
 
     def watch(self, descriptor: int, interest: int, handler: Callable[[int], None]) -> None:
         self._handlers[descriptor] = handler
@@ -138,7 +140,12 @@ class Events:
 
     def _handle(self, timeout_s: float) -> bool:
         """Handle all that becomes ready within a time; False when nothing did."""
-        ready = self._epoll.poll(timeout_s, _READY_MAX)
+        if timeout_s > 0:
+            began = time.monotonic()
+            ready = self._epoll.poll(timeout_s, _READY_MAX)
+            self.slept_s += time.monotonic() - began
+        else:
+            ready = self._epoll.poll(0, _READY_MAX)
         for descriptor, interest in ready:
             handler = self._handlers.get(descriptor)
             if handler is not None:

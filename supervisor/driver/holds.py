@@ -11,14 +11,19 @@ from supervisor.coherence.messages import Released
 if TYPE_CHECKING:
     from supervisor.driver.core import Supervisor
 
-EXCLUSIVE_S: Final = 1e-3
-"""How long pages, one of them exclusive, are kept from others if their thread has not been
-seen to progress: a few round trips. A thread that uses such a page again and again then works
-for most of the time that it contends for it."""
-SHARED_S: Final = 50e-6
-"""The same where none is: a thread that polls a page keeps the writer from what it polls for,
-and one that stores to a multiple-writer page holds up the flush that another host waits for
-(to get it back, it needs no other host)."""
+SHORT_S: Final = 50e-6
+"""For how long a thread has the processor (its supervisor sleeps) before pages are taken from
+it, if it has not been seen to progress. One that polls a page keeps the writer from what it
+polls for; one that adds to a counter now and then does not need it any more; and one that
+stores to a multiple-writer page holds up the flush that another host waits for (to get it
+back, it needs no other host)."""
+LONG_S: Final = 1e-3
+"""How long pages are kept at most; and an exclusive page that was wanted again as soon as it
+was lost, always: a few round trips, so that a thread that uses it again and again works for
+most of the time that it contends."""
+AGAIN_S: Final = 2e-3
+"""A page that this host got to write, lost, and got again within so long, is such a page."""
+PAGES_MAX: Final = 1 << 12
 FOREVER: Final = float("inf")
 
 
@@ -31,7 +36,10 @@ class Holds:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._until: dict[int, float] = {}
+        self._until: dict[int, tuple[float, float]] = {}
+        """When the hold is over, and how long the supervisor has slept by then, if earlier."""
+        self._got: dict[int, float] = {}
+        """When an exclusive page was last there."""
         self._due = FOREVER
         """When the next look at them is certain to come."""
 
@@ -40,12 +48,19 @@ class Holds:
         if not self._supervisor.node.pins(requester):
             self._until.pop(requester, None)
             return
-        exclusive = self._supervisor.node.pins_exclusive(requester)
-        self._until[requester] = time.monotonic() + (EXCLUSIVE_S if exclusive else SHARED_S)
+        now, slept_s = time.monotonic(), self._supervisor.events.slept_s + SHORT_S
+        page = self._supervisor.node.pinned_exclusive(requester)
+        if page is not None:
+            if now - self._got.get(page, 0.0) < AGAIN_S:
+                slept_s = FOREVER
+            elif len(self._got) >= PAGES_MAX:
+                self._got.clear()
+            self._got[page] = now
+        self._until[requester] = now + LONG_S, slept_s
 
     def pin(self, requester: int) -> None:
         """Until `end`, or `begin` says how much longer."""
-        self._until[requester] = FOREVER
+        self._until[requester] = FOREVER, FOREVER
 
     def stepped(self, requester: int) -> None:
         """A pinned requester has made progress: from here on it holds as any other."""
@@ -63,9 +78,10 @@ class Holds:
 
     def release_due(self) -> None:
         """Let pages go that were granted long enough ago, because somebody may ask."""
-        now = time.monotonic()
+        now, slept_s = time.monotonic(), self._supervisor.events.slept_s
         next_due = None
-        for requester, until in list(self._until.items()):
+        for requester, (until, until_slept) in list(self._until.items()):
+            until = min(until, now + until_slept - slept_s)
             if now >= until:
                 del self._until[requester]
                 self._supervisor.step(Released(requester))
