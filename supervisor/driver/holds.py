@@ -21,7 +21,7 @@ LONG_S: Final = 1e-3
 """How long pages are kept at most; and an exclusive page that was wanted again as soon as it
 was lost, always: a few round trips, so that a thread that uses it again and again works for
 most of the time that it contends."""
-AGAIN_S: Final = 2e-3
+AGAIN_S: Final = 4e-3
 """A page that this host got to write, lost, and got again within so long, is such a page."""
 PAGES_MAX: Final = 1 << 12
 FOREVER: Final = float("inf")
