@@ -140,7 +140,7 @@ class Checks:
         if not touched and supervisor.node.drained:
             supervisor.move_on(thread)
             return
-        thread.waiting = True
+        thread.waiting, thread.locked = True, False
         if touched:
             thread.step_next = True  # it runs before its pages may change their mode
             runs = runs_of([(t.address, max(t.length, 1), Access.WRITE) for t in touched])
