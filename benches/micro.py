@@ -57,6 +57,8 @@ ROWS: Final = (
     Row("first touch of new memory, per page", "first-touch", 4096),
     Row("remote read fault, owner asleep", "read-fault", 300, PAGE, faults=True),
     Row("remote read fault, owner computing", "read-fault-busy", 300, BUSY, faults=True),
+    Row("remote read fault, owner computing, one each 16 ms", "read-fault-busy-rare", 20, BUSY,
+        batches=5),
     Row("remote write fault, owner asleep", "write-fault", 300, PAGE, faults=True),
     Row("remote write fault, owner computing", "write-fault-busy", 300, BUSY, faults=True),
     Row("stream of 256 KiB, per page", "stream", 64,

@@ -4,7 +4,8 @@
     python benches/profiled.py FOLDER exec -n 2 PROGRAM...
 
 writes FOLDER/HOST.json: how often which function of which room was found at
-work, from SKIP_S after the host joined. Real time, so waiting counts as well.
+work, from when the host's first thread started (or, of programs that have one
+thread only, from SKIP_S after the host joined). Real time, so waiting counts as well.
 A Python signal handler does the sampling: it runs between two bytecodes of the
 function that was interrupted, so time inside a system call counts for the
 function that made it.
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from types import FrameType
@@ -25,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import supervisor.run  # noqa: E402
+from supervisor.driver.core import Supervisor  # noqa: E402
 
 INTERVAL_S = 0.001
 SKIP_S = 1.0
@@ -49,6 +52,23 @@ def room_of(frame: FrameType | None) -> tuple[str, str]:
     return "other", ""
 
 
+_here: list[Supervisor] = []
+
+
+def _noted(begin: Any) -> Any:
+    """`Supervisor.__init__` that tells which one it is."""
+
+    def init(self: Supervisor, *arguments: Any, **named: Any) -> None:
+        begin(self, *arguments, **named)
+        _here.append(self)
+
+    return init
+
+
+def _has_threads() -> bool:
+    return any(supervisor.counters["threads_started"] for supervisor in _here)
+
+
 def sampled(folder: Path, run_host: Any) -> Any:
     """`run_host` with samples taken meanwhile."""
 
@@ -56,14 +76,18 @@ def sampled(folder: Path, run_host: Any) -> Any:
         rooms: Counter[str] = Counter()
         functions: Counter[str] = Counter()
 
+        began = time.monotonic()
+
         def sample(_number: int, frame: FrameType | None) -> None:
+            if not _has_threads() and time.monotonic() - began < SKIP_S:
+                return
             room, function = room_of(frame)
             rooms[room] += 1
             functions[function] += 1
 
         signal.signal(signal.SIGALRM, sample)
         signal.siginterrupt(signal.SIGALRM, False)
-        signal.setitimer(signal.ITIMER_REAL, SKIP_S, INTERVAL_S)
+        signal.setitimer(signal.ITIMER_REAL, INTERVAL_S, INTERVAL_S)
         try:
             return int(run_host(plan, *rest))
         finally:
@@ -76,6 +100,7 @@ def sampled(folder: Path, run_host: Any) -> Any:
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    Supervisor.__init__ = _noted(Supervisor.__init__)  # type: ignore[method-assign]
     supervisor.run.run_host = sampled(folder, supervisor.run.run_host)
     from supervisor.cli import main as dsmsup
 
