@@ -227,13 +227,19 @@ def test_a_fence_at_home_costs_no_round_trip() -> None:
     assert "Flushed" not in before_the_resume and "1:" not in before_the_resume
 
 
-def test_the_deadline_flushes() -> None:
+def dirty_since_2_ms() -> Stage:
+    """Host 1 may store to a page of several writers, until its deadline at 12 ms."""
     stage = many_writers()
     stage.play(1, Tick(1_000))
     stage.fault(1, Access.WRITE)
     stage.release(1)
-    stage.memories[1].poke(7, 0, 3)
     assert stage.play(1, Tick(2_000)) == ""
+    return stage
+
+
+def test_the_deadline_flushes() -> None:
+    stage = dirty_since_2_ms()
+    stage.memories[1].poke(7, 0, 3)
     assert stage.play(1, Tick(11_999)) == ""
     assert stage.play(1, Tick(12_000)) == script(
         """1: Flush to 0
@@ -244,11 +250,7 @@ def test_the_deadline_flushes() -> None:
 
 
 def test_the_deadline_stops_threads_that_have_stored_to_several_words() -> None:
-    stage = many_writers()
-    stage.play(1, Tick(1_000))
-    stage.fault(1, Access.WRITE)
-    stage.release(1)
-    stage.play(1, Tick(2_000))
+    stage = dirty_since_2_ms()
     for at in (0, 8):
         stage.memories[1].poke(7, at, 3)
     assert stage.play(1, Tick(12_000)).startswith("1: protect 7+1r")
@@ -256,11 +258,7 @@ def test_the_deadline_stops_threads_that_have_stored_to_several_words() -> None:
 
 def test_a_word_is_not_published_before_stores_that_came_first() -> None:
     """Another is stored to just before it, behind the back of the first look."""
-    stage = many_writers()
-    stage.play(1, Tick(1_000))
-    stage.fault(1, Access.WRITE)
-    stage.release(1)
-    stage.play(1, Tick(2_000))
+    stage = dirty_since_2_ms()
     memory = stage.memories[1]
     memory.poke(7, 0, 3)
     looks = iter((lambda: None, lambda: (memory.poke(7, 8, 1), memory.poke(7, 0, 4))))
@@ -270,11 +268,7 @@ def test_a_word_is_not_published_before_stores_that_came_first() -> None:
 
 
 def test_a_page_that_nobody_stores_to_any_more_is_clean_at_the_next_deadline() -> None:
-    stage = many_writers()
-    stage.play(1, Tick(1_000))
-    stage.fault(1, Access.WRITE)
-    stage.release(1)
-    stage.play(1, Tick(2_000))
+    stage = dirty_since_2_ms()
     stage.memories[1].poke(7, 0, 3)
     stage.play(1, Tick(12_000))
     assert stage.play(1, Tick(22_000)) == script(

@@ -19,7 +19,7 @@ from supervisor.driver.signals import (
     for_kernel,
     take_unblocked,
 )
-from supervisor.syscalls.call import Acquire
+from supervisor.syscalls.handlers import arguments
 from supervisor.tracee import ptrace
 from supervisor.units import HOME
 
@@ -32,23 +32,6 @@ SIGSET_SIZE: Final = 8
 SS_DISABLE: Final = 2
 
 
-def _read(home: Home, address: int, length: int) -> Steps:
-    """Bytes of the program; None when it may not read there."""
-    if not home.check(address, length, Access.READ):
-        return None
-    yield Acquire(((address, length, Access.READ),))
-    return home.read(address, length)
-
-
-def _write(home: Home, address: int, data: bytes) -> Steps:
-    """0, or -EFAULT when the program may not write there."""
-    if not home.check(address, len(data), Access.WRITE):
-        return -errno.EFAULT
-    yield Acquire(((address, len(data), Access.WRITE),))
-    home.write(address, data)
-    return 0
-
-
 def rt_sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
     number, new, old, size = args[:4]
     number &= 0xFFFF_FFFF
@@ -57,14 +40,14 @@ def rt_sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | N
     layout = thread.arch.action
     before = layout.pack(*ACTION.unpack(thread.actions.get(number)))
     if new:
-        data = yield from _read(home, new, layout.size)
+        data = yield from arguments.read(home, new, layout.size)
         if data is None:
             return -errno.EFAULT
         result = yield from act(home, thread, number, ACTION.pack(*layout.unpack(data)))
         if result < 0:
             return result
     if old:
-        return (yield from _write(home, old, before))
+        return (yield from arguments.write(home, old, before))
     return 0
 
 
@@ -89,7 +72,7 @@ def rt_sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall |
         return -errno.EINVAL
     before = ptrace.get_signal_mask(thread.task) & ~FORCED_MASK | thread.virtual_mask
     if new:
-        data = yield from _read(home, new, SIGSET_SIZE)
+        data = yield from arguments.read(home, new, SIGSET_SIZE)
         if data is None:
             return -errno.EFAULT
         after = _masked(how, before, int.from_bytes(data, "little"), 0)
@@ -98,7 +81,7 @@ def rt_sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall |
         _set_mask(thread, after)
         yield from _unblocked(home, thread)
     if old:
-        return (yield from _write(home, old, before.to_bytes(SIGSET_SIZE, "little")))
+        return (yield from arguments.write(home, old, before.to_bytes(SIGSET_SIZE, "little")))
     return 0
 
 
@@ -149,7 +132,7 @@ def sigaltstack(home: Home, thread: Thread, args: list[int], _: SpecialCall | No
     layout = thread.arch.stack
     description = b""
     if new:
-        description = yield from _read(home, new, layout.size)
+        description = yield from arguments.read(home, new, layout.size)
         if description is None:
             return -errno.EFAULT
     lease = home.scratch.lease()
@@ -167,7 +150,7 @@ def sigaltstack(home: Home, thread: Thread, args: list[int], _: SpecialCall | No
         address, flags, size = layout.unpack(description)
         thread.alternate_stack = (address, 0 if flags & SS_DISABLE else size)
     if old:
-        return (yield from _write(home, old, before))
+        return (yield from arguments.write(home, old, before))
     return 0
 
 
@@ -252,11 +235,11 @@ def rt_sigpending(home: Home, thread: Thread, args: list[int], call: SpecialCall
     """The kernel's, and the forced ones that are kept here."""
     result = yield from home.calls.run_marshalled(thread, home.calls.row_of(thread, call), args)
     if result >= 0 and thread.blocked_signals and args[1] == SIGSET_SIZE:
-        data = yield from _read(home, args[0], SIGSET_SIZE)
+        data = yield from arguments.read(home, args[0], SIGSET_SIZE)
         word = int.from_bytes(data or b"", "little")
         for number, _ in thread.blocked_signals:
             word |= 1 << (number - 1)
-        return (yield from _write(home, args[0], word.to_bytes(SIGSET_SIZE, "little")))
+        return (yield from arguments.write(home, args[0], word.to_bytes(SIGSET_SIZE, "little")))
     return result
 
 
@@ -287,7 +270,7 @@ def sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | None
     handler, flags, restorer, mask = ACTION.unpack(thread.actions.get(number))
     before = OLD_ACTION.pack(handler, mask & 0xFFFF_FFFF, flags, restorer)
     if new:
-        data = yield from _read(home, new, OLD_ACTION.size)
+        data = yield from arguments.read(home, new, OLD_ACTION.size)
         if data is None:
             return -errno.EFAULT
         handler, mask, flags, restorer = OLD_ACTION.unpack(data)
@@ -296,7 +279,7 @@ def sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | None
         if result < 0:
             return result
     if old:
-        return (yield from _write(home, old, before))
+        return (yield from arguments.write(home, old, before))
     return 0
 
 
@@ -315,7 +298,7 @@ def sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall | No
     how, new, old = args[:3]
     before = ptrace.get_signal_mask(thread.task) & ~FORCED_MASK | thread.virtual_mask
     if new:
-        data = yield from _read(home, new, OLD_MASK_SIZE)
+        data = yield from arguments.read(home, new, OLD_MASK_SIZE)
         if data is None:
             return -errno.EFAULT
         after = _masked(how, before, int.from_bytes(data, "little"), ~0xFFFF_FFFF)
@@ -324,7 +307,7 @@ def sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall | No
         _set_mask(thread, after)
     if old:
         word = (before & 0xFFFF_FFFF).to_bytes(OLD_MASK_SIZE, "little")
-        return (yield from _write(home, old, word))
+        return (yield from arguments.write(home, old, word))
     return 0
 
 

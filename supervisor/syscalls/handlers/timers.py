@@ -20,7 +20,7 @@ from supervisor.driver.processor_timers import (
     TIMER_ABSTIME,
     Timer,
 )
-from supervisor.syscalls.call import Acquire
+from supervisor.syscalls.handlers import arguments
 from supervisor.syscalls.spec import Row
 from supervisor.tracee.usage import NS_PER_S
 
@@ -34,23 +34,6 @@ SIGEV_NONE: Final = 1
 SIGEV_THREAD_ID: Final = 4
 TICK_NS: Final = 4_000_000
 """What getitimer(2) says of one that is about to expire: the kernel's TICK_NSEC."""
-
-
-def _read(home: Home, address: int, length: int) -> Steps:
-    """Bytes of the program; None when it may not read there."""
-    if not home.check(address, length, Access.READ):
-        return None
-    yield Acquire(((address, length, Access.READ),))
-    return home.read(address, length)
-
-
-def _write(home: Home, address: int, data: bytes) -> Steps:
-    """0, or -EFAULT when the program may not write there."""
-    if not home.check(address, len(data), Access.WRITE):
-        return -errno.EFAULT
-    yield Acquire(((address, len(data), Access.WRITE),))
-    home.write(address, data)
-    return 0
 
 
 def _spans(layout: struct.Struct, data: bytes, per_s: int) -> tuple[int, int] | None:
@@ -92,7 +75,7 @@ def getitimer(home: Home, thread: Thread, args: list[int], call: SpecialCall | N
     if timer is None:
         return (yield from home.calls.run_marshalled(thread, row, args))
     left = yield from home.processor_timers.get(timer)
-    return (yield from _write(home, args[1], _timeval(row, *left)))
+    return (yield from arguments.write(home, args[1], _timeval(row, *left)))
 
 
 def setitimer(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
@@ -102,7 +85,7 @@ def setitimer(home: Home, thread: Thread, args: list[int], call: SpecialCall | N
         return (yield from home.calls.run_marshalled(thread, row, args))
     spans: tuple[int, int] | None = (0, 0)
     if args[1]:
-        data = yield from _read(home, args[1], 2 * row.timespec.size)
+        data = yield from arguments.read(home, args[1], 2 * row.timespec.size)
         if data is None:
             return -errno.EFAULT
         spans = _spans(row.timespec, data, 1_000_000)
@@ -112,7 +95,7 @@ def setitimer(home: Home, thread: Thread, args: list[int], call: SpecialCall | N
     interval_ns, value_ns = spans
     before = yield from home.processor_timers.set(timer, value_ns, interval_ns, False)
     if args[2]:
-        return (yield from _write(home, args[2], _timeval(row, *before)))
+        return (yield from arguments.write(home, args[2], _timeval(row, *before)))
     return 0
 
 
@@ -138,12 +121,12 @@ def timer_create(home: Home, thread: Thread, args: list[int], call: SpecialCall 
         return (yield from home.calls.run_marshalled(thread, row, args))
     event = None
     if args[1] and home.check(args[1], SIGEVENT_SIZE, Access.READ):
-        data = yield from _read(home, args[1], SIGEVENT_SIZE)
+        data = yield from arguments.read(home, args[1], SIGEVENT_SIZE)
         event = data and Event(data, thread.arch)
     result = yield from home.calls.run_marshalled(thread, row, [CLOCK_MONOTONIC, *args[1:]])
     if result < 0:
         return result
-    data = yield from _read(home, args[2], 4)
+    data = yield from arguments.read(home, args[2], 4)
     number = int.from_bytes(data or b"", "little")
     if event is None:
         timers.add(Timer(number, clock, SIGALRM, number, 0))
@@ -163,7 +146,7 @@ def timer_settime(home: Home, thread: Thread, args: list[int], call: SpecialCall
         return (yield from home.calls.run_marshalled(thread, row, args))
     if not args[2]:
         return -errno.EINVAL
-    data = yield from _read(home, args[2], 2 * row.timespec.size)
+    data = yield from arguments.read(home, args[2], 2 * row.timespec.size)
     if data is None:
         return -errno.EFAULT
     spans = _spans(row.timespec, data, NS_PER_S)
@@ -172,7 +155,7 @@ def timer_settime(home: Home, thread: Thread, args: list[int], call: SpecialCall
     absolute = bool(args[1] & TIMER_ABSTIME)
     before = yield from home.processor_timers.set(timer, spans[1], spans[0], absolute)
     if args[3]:
-        return (yield from _write(home, args[3], _timespec(row, *before)))
+        return (yield from arguments.write(home, args[3], _timespec(row, *before)))
     return 0
 
 
@@ -186,7 +169,7 @@ def timer_gettime(home: Home, thread: Thread, args: list[int], call: SpecialCall
     if timer is None:
         return (yield from home.calls.run_marshalled(thread, row, args))
     left = yield from home.processor_timers.get(timer)
-    return (yield from _write(home, args[1], _timespec(row, *left)))
+    return (yield from arguments.write(home, args[1], _timespec(row, *left)))
 
 
 def timer_getoverrun(
