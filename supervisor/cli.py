@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any, NoReturn
@@ -90,6 +91,7 @@ def exec_command(
     Exit status: the program's own (128 + N if signal N killed it); 125 if
     dsmsup fails, 126 if PROGRAM cannot be executed, 127 if it is not found.
     """
+    gc.disable()  # what is loaded stays: `run_host` has garbage looked for among what comes after
     from supervisor.cluster import launch, virtual
     from supervisor.cluster.plan import VirtualPlan
     from supervisor.program import find_program

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -139,6 +140,7 @@ async def _run_home(
             except DsmsupError as error:
                 home.fail(error)
             bound_urgency()
+            _collect_from_here()
             try:
                 await home.run()
             except Exception as error:
@@ -181,6 +183,7 @@ async def _run_lender(
         except DsmsupError as error:
             lender.fail(error)
         bound_urgency()
+        _collect_from_here()
         await lender.run()
     except Exception as error:
         lender.fail(DsmsupError(_internal_error(error, job)))
@@ -192,6 +195,13 @@ async def _run_lender(
     if lender.trouble is not None and not job.virtual:
         say(str(lender.trouble))
     return lender.exit_status
+
+
+def _collect_from_here() -> None:
+    """Garbage is looked for among what is made from now on: all else stays, and to go through
+    it takes as long as a hundred page faults."""
+    gc.freeze()
+    gc.enable()
 
 
 def _own_processors(job: Job, membership: Membership) -> bool:

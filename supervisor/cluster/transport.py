@@ -92,6 +92,8 @@ def tune(sock: socket.socket) -> None:
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS),
+        # trio sets 16 KiB, which hands the kernel a bulk transfer in morsels.
+        (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0),
     ):
         try:
             sock.setsockopt(level, option, value)

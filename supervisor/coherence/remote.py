@@ -275,7 +275,7 @@ class Remote:
     def _split(self, run: Run, giving: list[Run], copies: list[Run]) -> None:
         """Which pages of the run are exclusive, which are multiple-writer copies."""
         if not self.node.buffer.multiple:
-            giving.append(run)
+            append_run(giving, *run)
             return
         for page in range(run.first, run.first + run.count):
             to = copies if page in self.node.buffer.multiple else giving

@@ -257,6 +257,15 @@ def test_closed_link_is_lost_not_a_crash(pair: tuple[Link, Link]) -> None:
         near.receive()
 
 
+def test_the_kernel_takes_bulk_whole_though_trio_had_limited_it() -> None:
+    near, far = tcp_pair()
+    with near, far:
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 14)
+        link = Link(near, ONE)
+        assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 0
+        link.close()
+
+
 def test_ipv6_and_socket_options() -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 in this Python")
