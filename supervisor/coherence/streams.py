@@ -48,7 +48,7 @@ needed: then it has used one, and goes on. Where it ends, that window is wasted,
 what is taken from another that writes there is missed; so no store does it."""
 
 AHEAD_SHARE: Final = 4
-AHEAD_WINDOWS_MAX: Final = 4
+AHEAD_WINDOWS_MAX: Final = 8
 """One that has gone on for long is asked for further windows still, as much as a quarter of
 what it has gone through: they are on their way while one is being put into memory."""
 
