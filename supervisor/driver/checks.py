@@ -112,19 +112,31 @@ class Checks:
         neither.
         """
         supervisor = self._supervisor
-        found = supervisor.traps.find(thread.registers.rip)
+        registers = thread.registers
+        bare = supervisor.traps.bare.get(registers.rip)
+        if bare is not None and supervisor.node.drained:
+            supervisor.counters["traps"] += 1
+            registers.rip = bare
+            ptrace.set_instruction_pointer(thread.task, bare)
+            supervisor.holds.end(thread.requester)
+            supervisor.move_on(thread)
+            return True
+        trap = registers.rip
+        found = supervisor.traps.find(trap)
         if found is None:
             return False
-        questions.follow(found, thread.registers, supervisor.shown)
+        questions.follow(found, registers, supervisor.shown)
+        ptrace.set_registers(thread.task, registers)
+        supervisor.holds.end(thread.requester)
         if found.is_trap:
             supervisor.counters["traps"] += 1
-        ptrace.set_registers(thread.task, thread.registers)
-        supervisor.holds.end(thread.requester)
         if found.behind and supervisor.node.armed:
             thread.waiting = True
             supervisor.step(Serialize(thread.requester))
         elif found.is_trap and supervisor.node.armed:
             self._trap(thread)
+            if supervisor.decoder.is_bare(found.target):
+                supervisor.traps.bare[trap] = found.target
         else:
             supervisor.move_on(thread)
         return True

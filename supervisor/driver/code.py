@@ -54,6 +54,9 @@ class TrapMap:
     def __init__(self) -> None:
         self.objects: list[CodeObject] = []
         self._sorted: list[list[int]] = []
+        self.bare: dict[int, int] = {}
+        """Traps of instructions that touch no memory, as far as they have been met: where each
+        leads. Cleared whenever code comes."""
 
     def add(self, found: CodeObject) -> bool:
         """Enter an object; False when it is known."""
@@ -61,6 +64,7 @@ class TrapMap:
             return False
         self.objects.append(found)
         self._sorted.append(sorted(found.checked))
+        self.bare.clear()
         return True
 
     def copy(self) -> TrapMap:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from select import EPOLLIN
-from typing import Any
+from typing import Any, Final
 
 from supervisor.arch import Arch
 from supervisor.areas import READ, WRITE, AddressSpace, Kind
@@ -70,6 +70,9 @@ from supervisor.tracee.memory import GuestMemory
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.tracee.userfault import create_in
 from supervisor.units import PAGE_SHIFT, HostId
+
+
+_SIGNAL: Final = StopKind.SIGNAL
 
 
 class Supervisor:
@@ -305,7 +308,7 @@ class Supervisor:
                 and stop.detail == signal.SIGTRAP
             ):
                 waits.scrutinise(self, thread)
-            elif kind is StopKind.SIGNAL:
+            elif kind is _SIGNAL:
                 self.signal_stops.on_stop(thread, stop.detail)
             elif kind is StopKind.SECCOMP:
                 self.holds.end(thread.requester)
@@ -419,9 +422,11 @@ class Supervisor:
 
     def settle(self) -> None:
         """After each batch of events: go on with whoever can, and send what is due."""
-        self.links.hear_rest()
-        self.run_ready()
-        stops, ready = self.stops.stops, self._ready
+        stops, ready, links = self.stops.stops, self._ready, self.links
+        if links.unheard:
+            links.hear_rest()
+        if ready:
+            self.run_ready()
         while stops:
             self.on_stop(stops.popleft())
             if ready:
@@ -432,7 +437,8 @@ class Supervisor:
             self._asked = False
             self.holds.release_due()
             self.run_ready()
-        self.links.flush()
+        if links.flush_wanted:
+            links.flush()
 
     def _idle(self) -> bool:
         """Has no thread of this host the processor to use (for all we know)?"""
@@ -447,7 +453,8 @@ class Supervisor:
                 self.settle()
                 if self.finished:
                     break
-                await self.events.wait(self.may_spin and self._idle())
+                if not self.events.wait_briefly(self.may_spin and self._idle()):
+                    await self.events.wait()
             except GuestDied as error:
                 self.guest_died(error)
             except DsmsupError as error:

@@ -33,6 +33,7 @@ _SIGCHLD: Final = int(signal.SIGCHLD)
 SPIN_S: Final = 0.0005
 BRIEF_S: Final = 0.002
 YIELD_S: Final = 0.1
+NEVER_S: Final = 3600.0
 COARSE_S: Final = 0.01
 """Deadlines this near have a timer: epoll_wait(2) counts in whole milliseconds, and a page
 kept a millisecond too long is a host that waits as long."""
@@ -125,6 +126,9 @@ class Events:
                 data = os.read(self._signals, _SIGNALFD_READ)
             except BlockingIOError:
                 return
+            if len(data) == _SIGNALFD_INFO_SIZE and data[0] == _SIGCHLD:  # most often
+                self.on_children()
+                return
             for at in range(0, len(data), _SIGNALFD_INFO_SIZE):
                 number, _, code = _SIGNALFD_HEAD.unpack_from(data, at)
                 if number == _SIGCHLD:
@@ -152,33 +156,44 @@ class Events:
                 handler(interest)
         return bool(ready)
 
-    async def wait(self, spin: bool) -> None:
-        """Sleep until something is ready or due, then handle it.
+    def _until_due(self, now: float) -> float:
+        """How long until the next deadline, seconds; for one that is near there is the timer."""
+        if not self._deadlines:
+            return NEVER_S
+        due = self._deadlines[0][0]
+        if 0 < due - now < COARSE_S:
+            self._timer.set(due)
+        return due - now
+
+    def wait_briefly(self, spin: bool) -> bool:
+        """Handle what becomes ready or due within a moment; False when nothing did.
 
         With `spin`, do not sleep at first: the processor has nothing else to do,
         and to wake one that has gone idle costs more than handling a page fault.
 
-        First in the epoll set itself: a pass through trio's scheduler costs as
-        much as handling a page fault. It gets its turn when nothing has come for
+        This is in the epoll set itself, for a pass through trio's scheduler costs as
+        much as handling a page fault. It gets its turn (False) when nothing has come for
         a moment, and every so often in any case; at once while `background`
         tasks are under way, whose ends only trio can tell.
         """
         now = time.monotonic()
-        timeout = self._deadlines[0][0] - now if self._deadlines else 3600.0
-        if 0 < timeout < COARSE_S:
-            self._timer.set(self._deadlines[0][0])
-        if not self.background and now < self._yield_due:
-            if spin:
-                end = now + min(timeout, SPIN_S)
-                while time.monotonic() < end:
-                    if self._handle(0):
-                        self._run_due()
-                        return
-            handled = self._handle(max(0.0, min(timeout, BRIEF_S)))
-            if handled or timeout <= BRIEF_S:
-                self._run_due()
-                return
-            timeout -= BRIEF_S
+        if self.background or now >= self._yield_due:
+            return False
+        timeout = self._until_due(now)
+        if spin:
+            end = now + min(timeout, SPIN_S)
+            while time.monotonic() < end:
+                if self._handle(0):
+                    self._run_due()
+                    return True
+        if not self._handle(max(0.0, min(timeout, BRIEF_S))) and timeout > BRIEF_S:
+            return False
+        self._run_due()
+        return True
+
+    async def wait(self) -> None:
+        """Sleep until something is ready or due, then handle it; trio's tasks run meanwhile."""
+        timeout = self._until_due(time.monotonic())
         if timeout > 0:
             with trio.move_on_after(timeout):
                 await trio.lowlevel.wait_readable(self._epoll.fileno())

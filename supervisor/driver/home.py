@@ -402,7 +402,7 @@ class Home(Supervisor):
         while not all(host in self.host_statistics for host in self.links.by_host):
             try:
                 self.settle()
-                await self.events.wait(False)
+                await self.events.wait()
             except DsmsupError:
                 pass  # the run is over: the guest is gone, or a host that has nothing to tell
 
@@ -411,6 +411,6 @@ class Home(Supervisor):
         while self.bystanders.tasks and self.trouble is None and not self.endings.terminating:
             try:
                 self.settle()
-                await self.events.wait(False)
+                await self.events.wait()
             except DsmsupError:
                 pass  # as above

@@ -39,8 +39,9 @@ class Links:
         """How long a host may say nothing, seconds."""
         self.patient = False
         """Elsewhere than at home: home's supervisor may be stopped, and silent."""
-        self._flush_wanted: set[HostId] = set()
-        self._unheard: deque[tuple[HostId, Frame]] = deque()
+        self.flush_wanted: set[HostId] = set()
+        """Those to which something has been sent, or that have room again, since `flush`."""
+        self.unheard: deque[tuple[HostId, Frame]] = deque()
         """Frames that were received behind one whose handling raised."""
         for peer, link in by_host.items():
             self._events.watch(link.fileno(), EPOLLIN, self._handler(peer, link))
@@ -50,7 +51,7 @@ class Links:
     def _handler(self, peer: HostId, link: Link) -> Callable[[int], None]:
         def on_ready(interest: int) -> None:
             if interest & EPOLLOUT:
-                self._flush_wanted.add(peer)
+                self.flush_wanted.add(peer)
             if interest & ~EPOLLOUT:
                 try:
                     frames = link.receive()
@@ -76,13 +77,13 @@ class Links:
                 elif kind == CONTROL:
                     supervisor.on_control(peer, messages.decode(payload))
         except BaseException:
-            self._unheard.extend((peer, frame) for frame in rest)
+            self.unheard.extend((peer, frame) for frame in rest)
             raise
 
     def hear_rest(self) -> None:
         """Handle frames that were received behind one whose handling raised."""
-        while self._unheard:
-            peer, frame = self._unheard.popleft()
+        while self.unheard:
+            peer, frame = self.unheard.popleft()
             self._hear(peer, [frame])
 
     def hear_out(self, host: HostId) -> None:
@@ -92,7 +93,7 @@ class Links:
             return
         with contextlib.suppress(PeerLost):
             while frames := link.receive():
-                self._unheard.extend((host, frame) for frame in frames)
+                self.unheard.extend((host, frame) for frame in frames)
         self.hear_rest()
 
     def send(self, host: HostId, message: ControlMessage) -> None:
@@ -100,21 +101,19 @@ class Links:
         link = self.by_host.get(host)
         if link is not None:
             link.send(CONTROL, messages.encode(message))
-            self._flush_wanted.add(host)
+            self.flush_wanted.add(host)
 
     def send_coherence(self, host: HostId, message: Message) -> None:
         link = self.by_host.get(host)
         if link is not None:
             link.send(COHERENCE, wire.encode(message))
-            self._flush_wanted.add(host)
+            self.flush_wanted.add(host)
             if link.bytes_queued > AT_ONCE_BYTES:
                 link.flush()
 
     def flush(self) -> None:
         """Hand the kernel what has been sent; the rest follows when it has room."""
-        if not self._flush_wanted:
-            return
-        wanted, self._flush_wanted = self._flush_wanted, set()
+        wanted, self.flush_wanted = self.flush_wanted, set()
         for host in wanted:
             link = self.by_host.get(host)
             if link is None:
@@ -130,7 +129,7 @@ class Links:
         now = time.monotonic()
         for host, link in list(self.by_host.items()):
             link.beat(now)
-            self._flush_wanted.add(host)
+            self.flush_wanted.add(host)
             if link.silent_s(now) > self.silence_s_max and not self.patient:
                 why = f"host {host} is lost: nothing heard for {self.silence_s_max:g} s"
                 self._supervisor.peer_lost(host, why)

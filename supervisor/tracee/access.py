@@ -123,6 +123,10 @@ class AccessDecoder:
             self._cache[ip] = operands
         return bool(operands) and all(operand.access is Access.WRITE for operand in operands)
 
+    def is_bare(self, ip: int) -> bool:
+        """Has the instruction here been decoded, and touches no memory?"""
+        return self._cache.get(ip) == ()
+
     def cached(self, ip: int) -> bool:
         return ip in self._cache
 

@@ -56,6 +56,7 @@ WALL: Final = 0x40000000
 
 # The hottest requests.
 _CONT: Final[int] = _binding.PTRACE_CONT
+_POKEUSER: Final[int] = _binding.PTRACE_POKEUSER
 _GETREGS: Final[int] = _binding.PTRACE_GETREGS
 _SETREGS: Final[int] = _binding.PTRACE_SETREGS
 
@@ -124,6 +125,15 @@ def get_registers(pid: int, into: Registers | None = None) -> Registers:
 def set_registers(pid: int, registers: Registers) -> None:
     if _ptrace(_SETREGS, pid, 0, ctypes.addressof(registers)) == -1:
         _fail(_SETREGS, pid)
+
+
+_RIP: Final = Registers.rip.offset
+
+
+def set_instruction_pointer(pid: int, address: int) -> None:
+    """At a signal's delivery, where nothing else of the registers changes: cheaper than all."""
+    if _ptrace(_POKEUSER, pid, _RIP, address) == -1:
+        _fail(_POKEUSER, pid)
 
 
 def peek_user(pid: int, offset: int) -> int:

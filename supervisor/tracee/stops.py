@@ -91,4 +91,8 @@ def drain(stops: deque[Stop]) -> None:
             return
         if pid == 0:
             return
-        stops.append(decode(pid, status))
+        number = status >> 8
+        if status & 0xFF == 0x7F and number < _SYSCALL_STOP:  # most often: a signal's delivery
+            stops.append(Stop(pid, _SIGNAL, number))
+        else:
+            stops.append(decode(pid, status))

@@ -75,7 +75,7 @@ def test_a_lost_link_waits_for_the_end_of_a_process_of_our_own(pair: tuple[Home,
     home, lender = pair
     home.child_hosts = frozenset((LENDER,))
     lender.close()
-    trio.run(home.events.wait, False)
+    trio.run(home.events.wait)
     assert not home.finished
     home.on_stop(Stop(PROCESS, StopKind.KILLED, 11))
     assert "was killed by SIGSEGV" in str(home.trouble)
@@ -107,7 +107,7 @@ def test_frames_behind_one_that_raises_are_not_lost(pair: tuple[Home, Link]) -> 
     home.finished = True
     say(lender, Trouble("no memory"), Statistics({"traps": 8}))
     with pytest.raises(DsmsupError, match="no memory"):
-        trio.run(home.events.wait, False)
+        trio.run(home.events.wait)
     assert not home.host_statistics
     home.settle()
     assert home.host_statistics == {LENDER: {"traps": 8}}
