@@ -124,8 +124,11 @@ class Stream:
         self.low, self.high, self.had = first, end, 0
 
     def begin_again(self, first: int, end: int) -> None:
-        """A need where it began before: as much will be needed as both times before."""
-        reach = max(self.reach, self.expected)
+        """A need where it began before: as much will be needed as both times before.
+
+        Of the last window that it got by going on, half may have been needed.
+        """
+        reach = max(self.reach + (self.had // 2 if self.streak else 0), self.expected)
         self.expected = min(reach, self.reach_before, self.window_max)
         self.reach, self.reach_before = end - first, reach
         if self.expected > 1:
