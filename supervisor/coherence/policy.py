@@ -18,8 +18,8 @@ from supervisor.coherence.diff import changed_bytes
 from supervisor.coherence.messages import PageDiff
 from supervisor.units import PAGE_SIZE
 
-WINDOW_PAGES_MAX: Final = 256
-"""1 MiB: beyond it a round trip is small beside the transfer itself."""
+WINDOW_PAGES_MAX: Final = 512
+"""2 MiB: beyond it a round trip, and the way through the protocol, is small beside the transfer."""
 
 STREAM_STREAK: Final = 2
 """Sequential faults after which other hosts' further pages are taken along with the one

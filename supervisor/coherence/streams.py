@@ -42,7 +42,7 @@ WIDE_MAX: Final = 16
 STRIDE_MAX: Final = 256
 """Pages: a matrix with rows of 1 MiB."""
 
-READ_AHEAD_STREAK: Final = 5
+READ_AHEAD_STREAK: Final = 6
 """Faults after which a stream of loads at its widest is asked for a window further than
 needed: then it has used one, and goes on. Where it ends, that window is wasted, and
 what is taken from another that writes there is missed; so no store does it."""

@@ -13,8 +13,8 @@ from supervisor.coherence.pages import Span
 from supervisor.errors import PeerError
 from supervisor.units import PAGE_SIZE, PageNumber
 
-TRANSFER_PAGES_MAX: Final = 256
-"""Pages of data in one message: 1 MiB, so that a link's other messages get between."""
+TRANSFER_PAGES_MAX: Final = 512
+"""Pages of data in one message: 2 MiB, so that a link's other messages get between."""
 
 NEEDS_PAGES_MAX: Final = 1 << 14
 """Pages one fault may need at once (64 MiB); a larger buffer is driven in pieces."""

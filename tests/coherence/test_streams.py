@@ -183,9 +183,10 @@ def test_only_the_last_of_several_needs_is_followed() -> None:
 
 def test_a_long_stream_of_loads_asks_for_a_window_more() -> None:
     host = Host()
-    for page in range(100, 100 + 1 + 4 + 16 + 64 + 256 + 1):
+    widest = 100 + 1 + 4 + 16 + 64 + 256
+    for page in range(100, widest + 1):
         host.touch(page, Access.READ)
-    stream = host.streams.follow((run_of(100 + 341 + 256, 1, Access.READ),))
+    stream = host.streams.follow((run_of(widest + WINDOW_PAGES_MAX, 1, Access.READ),))
     assert stream.streak == 6
     needs = (run_of(stream.low, 1, Access.READ),)
     stream.asks(needs, ROOM, 0, host.own)
