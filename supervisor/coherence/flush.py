@@ -35,7 +35,7 @@ from supervisor.units import PAGE_SIZE, PageNumber
 if TYPE_CHECKING:
     from supervisor.coherence.node import Node
 
-FLUSH_DEADLINE_US: Final = 10_000
+FLUSH_DEADLINE_US: Final = 20_000
 """A plain store into a multiple-writer page is on its way after this time at most."""
 
 WORD_TRIES: Final = 4

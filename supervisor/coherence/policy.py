@@ -78,7 +78,7 @@ PAGES_WATCHED_MAX: Final = 1 << 16
 QUIET_FLUSHES: Final = 32
 """Flushes of a page by one host alone after which it is single-writer again."""
 
-SLOW_FLUSH_US: Final = 17_000
+SLOW_FLUSH_US: Final = 34_000
 SLOW_FLUSHES: Final = 3
 """So many flushes in a row of one page at the deadline, each so long after the same
 host's last one: the hosts do not write all the time but wait for each other (or seldom

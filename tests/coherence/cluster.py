@@ -22,6 +22,7 @@ from typing import Final
 
 from supervisor.coherence import wire
 from supervisor.coherence.directory import MULTIPLE, sharers, source_of
+from supervisor.coherence.flush import FLUSH_DEADLINE_US
 from supervisor.coherence.invariants import (
     check_cluster,
     check_copies,
@@ -419,7 +420,7 @@ class Cluster:
 
     def tick(self, host: SimHost) -> None:
         """Time goes on: by nothing, by a little, or past any deadline."""
-        self.clock_us += self.rng.choice((0, 1, 3_000, 12_000))
+        self.clock_us += self.rng.choice((0, 1, 3_000, FLUSH_DEADLINE_US + 2_000))
         host.wake_us = None
         self.step(host, Tick(self.clock_us))
 

@@ -10,6 +10,7 @@ import pytest
 
 from supervisor.coherence.diagram import mermaid, table
 from supervisor.coherence.directory import RULES
+from supervisor.coherence.flush import FLUSH_DEADLINE_US
 from supervisor.coherence.messages import (
     Access,
     Arm,
@@ -227,21 +228,25 @@ def test_a_fence_at_home_costs_no_round_trip() -> None:
     assert "Flushed" not in before_the_resume and "1:" not in before_the_resume
 
 
-def dirty_since_2_ms() -> Stage:
-    """Host 1 may store to a page of several writers, until its deadline at 12 ms."""
+DIRTY_US = 2_000
+DUE_US = DIRTY_US + FLUSH_DEADLINE_US
+
+
+def dirty() -> Stage:
+    """Host 1 may store to a page of several writers, until its deadline at DUE_US."""
     stage = many_writers()
     stage.play(1, Tick(1_000))
     stage.fault(1, Access.WRITE)
     stage.release(1)
-    assert stage.play(1, Tick(2_000)) == ""
+    assert stage.play(1, Tick(DIRTY_US)) == ""
     return stage
 
 
 def test_the_deadline_flushes() -> None:
-    stage = dirty_since_2_ms()
+    stage = dirty()
     stage.memories[1].poke(7, 0, 3)
-    assert stage.play(1, Tick(11_999)) == ""
-    assert stage.play(1, Tick(12_000)) == script(
+    assert stage.play(1, Tick(DUE_US - 1)) == ""
+    assert stage.play(1, Tick(DUE_US)) == script(
         """1: Flush to 0
         0: Update to 2
         0: Flushed to 1"""
@@ -250,28 +255,28 @@ def test_the_deadline_flushes() -> None:
 
 
 def test_the_deadline_stops_threads_that_have_stored_to_several_words() -> None:
-    stage = dirty_since_2_ms()
+    stage = dirty()
     for at in (0, 8):
         stage.memories[1].poke(7, at, 3)
-    assert stage.play(1, Tick(12_000)).startswith("1: protect 7+1r")
+    assert stage.play(1, Tick(DUE_US)).startswith("1: protect 7+1r")
 
 
 def test_a_word_is_not_published_before_stores_that_came_first() -> None:
     """Another is stored to just before it, behind the back of the first look."""
-    stage = dirty_since_2_ms()
+    stage = dirty()
     memory = stage.memories[1]
     memory.poke(7, 0, 3)
     looks = iter((lambda: None, lambda: (memory.poke(7, 8, 1), memory.poke(7, 0, 4))))
     memory.meanwhile = lambda: next(looks, lambda: None)()
-    assert stage.play(1, Tick(12_000)).startswith("1: protect 7+1r")
+    assert stage.play(1, Tick(DUE_US)).startswith("1: protect 7+1r")
     assert [m.peek(7, at) for m in stage.memories for at in (0, 8)] == [4, 1] * 3
 
 
 def test_a_page_that_nobody_stores_to_any_more_is_clean_at_the_next_deadline() -> None:
-    stage = dirty_since_2_ms()
+    stage = dirty()
     stage.memories[1].poke(7, 0, 3)
-    stage.play(1, Tick(12_000))
-    assert stage.play(1, Tick(22_000)) == script(
+    stage.play(1, Tick(DUE_US))
+    assert stage.play(1, Tick(DUE_US + FLUSH_DEADLINE_US)) == script(
         """1: protect 7+1r
         1: disarm"""
     )
