@@ -112,17 +112,17 @@ class Checks:
         neither.
         """
         supervisor = self._supervisor
-        registers = thread.registers
-        bare = supervisor.traps.bare.get(registers.rip)
-        if bare is not None and supervisor.node.drained:
+        registers, traps, decoder = thread.registers, supervisor.traps, supervisor.decoder
+        trap = registers.rip
+        native = traps.bare.get(trap)
+        if native is not None and decoder.is_bare(native) and supervisor.node.drained:
             supervisor.counters["traps"] += 1
-            registers.rip = bare
-            ptrace.set_instruction_pointer(thread.task, bare)
+            registers.rip = native
+            ptrace.set_instruction_pointer(thread.task, native)
             supervisor.holds.end(thread.requester)
             supervisor.move_on(thread)
             return True
-        trap = registers.rip
-        found = supervisor.traps.find(trap)
+        found = traps.find(trap)
         if found is None:
             return False
         questions.follow(found, registers, supervisor.shown)
@@ -135,8 +135,8 @@ class Checks:
             supervisor.step(Serialize(thread.requester))
         elif found.is_trap and supervisor.node.armed:
             self._trap(thread)
-            if supervisor.decoder.is_bare(found.target):
-                supervisor.traps.bare[trap] = found.target
+            if decoder.is_bare(found.target):
+                traps.bare[trap] = found.target
         else:
             supervisor.move_on(thread)
         return True

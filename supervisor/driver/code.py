@@ -55,8 +55,7 @@ class TrapMap:
         self.objects: list[CodeObject] = []
         self._sorted: list[list[int]] = []
         self.bare: dict[int, int] = {}
-        """Traps of instructions that touch no memory, as far as they have been met: where each
-        leads. Cleared whenever code comes."""
+        """Where traps lead that have been met, of instructions that touch no memory."""
 
     def add(self, found: CodeObject) -> bool:
         """Enter an object; False when it is known."""

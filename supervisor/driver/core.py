@@ -71,7 +71,6 @@ from supervisor.tracee.stops import Stop, StopKind
 from supervisor.tracee.userfault import create_in
 from supervisor.units import PAGE_SHIFT, HostId
 
-
 _SIGNAL: Final = StopKind.SIGNAL
 
 

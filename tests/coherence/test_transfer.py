@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_zeros_are_left_out_and_nothing_else(contents: list[bytes]) -> None:
     assert found == contents
     # Neighbours are of different kinds: as few parts as can be.
     kinds = [part.content for part in parts]
-    assert all(kind != after for kind, after in zip(kinds, kinds[1:], strict=False))
+    assert all(kind != after for kind, after in pairwise(kinds))
 
 
 @pytest.mark.parametrize("count", [1, 256])

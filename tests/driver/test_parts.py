@@ -109,6 +109,14 @@ def test_where_traps_lead() -> None:
     assert traps.past_check(0x1111) is None
 
 
+def test_what_was_met_of_traps_is_forgotten_when_code_comes() -> None:
+    traps = TrapMap()
+    traps.bare[0x1100] = 0x1110
+    assert traps.copy().bare == {}
+    assert traps.add(CodeObject(0x1000, {0x100: 0x120}, {}, {}, {}))
+    assert traps.bare == {}
+
+
 @pytest.mark.parametrize("data", [b"", b"\x90", b"\x92\xa5areas\x01", b"\xff" * 40])
 def test_malformed_control_messages_are_the_peer_s_fault(data: bytes) -> None:
     with pytest.raises(PeerError):

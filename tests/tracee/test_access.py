@@ -105,3 +105,15 @@ def test_an_instruction_cut_short_is_decoded_again_when_the_rest_is_there() -> N
     assert decoder.touches(code[:3], _registers()) == []
     assert not decoder.cached(IP)
     assert decoder.touches(code, _registers())[0].length == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"), [("mfence", True), ("cpuid", True), ("lock inc qword ptr [rdi]", False)]
+)
+def test_instructions_that_touch_no_memory(text: str, bare: bool) -> None:
+    decoder = AccessDecoder()
+    assert not decoder.is_bare(IP)  # not known yet
+    decoder.touches(assembled(text, IP), _registers())
+    assert decoder.is_bare(IP) == bare
+    decoder.forget()
+    assert not decoder.is_bare(IP)
