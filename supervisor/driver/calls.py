@@ -140,14 +140,19 @@ class Calls:
         lease = home.scratch.lease()
         try:
             final = place(call, lease)
-            value = yield Native(call.nr, final)
-            result = collect(row, call, value, lease)
+            while True:
+                value = yield Native(call.nr, final)
+                result = collect(row, call, value, lease)
+                if row.name not in WAITS:
+                    break
+                seen = home.processor_timers.waited_for(thread, result)
+                if seen is not None:
+                    result = seen
+                    break
         finally:
             lease.release()
             if instead is not None:
                 os.close(instead)
-        if row.name in WAITS:
-            return home.processor_timers.waited_for(thread, result)
         return (yield from home.processor_time.amend(thread, row, call, result))
 
     def _finish(self, thread: Thread, value: Any) -> None:
@@ -233,7 +238,7 @@ class Calls:
         if number == signal.SIGTRAP and registers.rip == thread.arch.gadget + control.GADGET_SIZE:
             self._native_done(thread, registers.rax)
             return
-        if signals.keeps(thread, number):
+        if signals.keeps(thread, number) or self._home.processor_timers.discards(thread):
             thread.cont()
             return
         if not self._home.actions.runs_handler(number):

@@ -90,8 +90,8 @@ class Timer:
     """One timer; times are nanoseconds of its clock."""
 
     __slots__ = (
-        "clock", "expiry_ns", "interval_ns", "number", "overruns", "overruns_told", "sent_to",
-        "signal", "target", "value", "wanted",
+        "clock", "expiry_ns", "interval_ns", "number", "over", "overruns", "overruns_told",
+        "sent_to", "signal", "target", "value", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +112,8 @@ class Timer:
         """It has expired, and nobody has been sent the signal yet."""
         self.sent_to = 0
         """Whom it was sent to, thread or process, and who has not been seen to take it."""
+        self.over = False
+        """That signal is of a setting which has ended: nobody is to get it."""
         self.overruns = 0
         """Expirations since the one whose signal is under way."""
         self.overruns_told = 0
@@ -129,7 +131,9 @@ class Timer:
 
     def count(self, expirations: int) -> None:
         """Note that it has expired."""
-        if not self.wanted and not self.sent_to:
+        if self.over:  # the signal under way is this one's now
+            self.over, self.overruns, expirations = False, 0, expirations - 1
+        elif not self.wanted and not self.sent_to:
             self.wanted, self.overruns, expirations = True, 0, expirations - 1
         self.overruns = min(self.overruns + expirations, OVERRUN_MAX)
 
@@ -147,6 +151,8 @@ class ProcessorTimers:
     def __init__(self, home: Home) -> None:
         self.home = home
         self._timers: dict[int, Timer] = {}
+        self._deleted: dict[int, Timer] = {}
+        """Those whose signal was under way when they were."""
         self._due: float | None = None
         """When it is to look next, by time.monotonic()."""
         self._looking = self._again = False
@@ -172,6 +178,7 @@ class ProcessorTimers:
     def executed(self) -> None:
         """execve(2): interval timers go on, the others are gone."""
         self._timers = {number: t for number, t in self._timers.items() if number < 0}
+        self._deleted.clear()
         for timer in self._timers.values():
             timer.sent_to = 0
 
@@ -198,9 +205,13 @@ class ProcessorTimers:
 
     def add(self, timer: Timer) -> None:
         self._timers[timer.number] = timer
+        self._deleted.pop(timer.number, None)
 
     def drop(self, number: int) -> None:
-        self._timers.pop(number, None)
+        timer = self._timers.pop(number, None)
+        if timer is not None and timer.sent_to:
+            timer.over = True
+            self._deleted[number] = timer
 
     def read(self, clock: Clock) -> Steps:
         """A clock's time; 0 where its thread has ended."""
@@ -230,8 +241,9 @@ class ProcessorTimers:
         timer.interval_ns = interval_ns if value_ns else 0
         timer.wanted = False
         timer.overruns = timer.overruns_told = 0
-        if timer.number >= 0:
-            timer.sent_to = 0  # a timer that is set anew begins anew (timer_settime(2))
+        # A timer of timer_create(2) begins anew when it is set: Linux 6.13 and later drop the
+        # signal that is still to be taken.
+        timer.over = timer.number >= 0 and bool(timer.sent_to)
         self._expired(timer, now_ns)
         self._idle = 0
         self._look_at_once()
@@ -350,7 +362,7 @@ class ProcessorTimers:
         expirations = timer.expire(now_ns)
         if expirations and timer.signal:
             if timer.sent_to and not self._is_pending(timer):
-                timer.overruns_told, timer.sent_to = timer.overruns, 0
+                timer.overruns_told, timer.sent_to, timer.over = timer.overruns, 0, False
             timer.count(expirations)
             if timer.wanted and not self._looking:
                 self._look_at_once()
@@ -475,12 +487,36 @@ class ProcessorTimers:
         for table in (self._fetched, self._in_peace):
             table.pop(tid, None)
 
+    def discards(self, thread: Thread) -> bool:
+        """Does a thread stand at a signal that nobody is to get?"""
+        if not self._deleted and not any(timer.over for timer in self._timers.values()):
+            return False
+        timer = self._of(ptrace.get_siginfo_bytes(thread.task))
+        return timer is not None and self._forget(timer)
+
+    def _of(self, info: bytes) -> Timer | None:
+        """The timer whose signal this is, if it is one's."""
+        number, _, code, identity, _, value = _TIMER_INFO.unpack_from(info)
+        if code == SI_TIMER:
+            for timer in (self._timers.get(identity), self._deleted.get(identity)):
+                if timer is not None and (timer.signal, timer.value) == (number, value):
+                    return timer
+        return None
+
+    def _forget(self, timer: Timer) -> bool:
+        """If the signal that has been seen is of a setting that is over: its timer has none now."""
+        if not timer.over:
+            return False
+        timer.sent_to, timer.over = 0, False
+        self._deleted.pop(timer.number, None)
+        return True
+
     def taken(self, info: bytes) -> bytes:
         """The siginfo of a signal that a thread has got, as the program is to see it."""
-        number, _, code, identity, _, value = _TIMER_INFO.unpack_from(info)
-        timer = self._timers.get(identity) if code == SI_TIMER else None
-        if timer is None or timer.signal != number or value != timer.value:
+        timer = self._of(info)
+        if timer is None:
             return info
+        number, identity, value = timer.signal, timer.number, timer.value
         timer.sent_to = 0
         timer.overruns_told, timer.overruns = timer.overruns, 0
         if identity < 0:
@@ -488,13 +524,19 @@ class ProcessorTimers:
         told = _TIMER_INFO.pack(number, 0, SI_TIMER, identity, timer.overruns_told, value)
         return told.ljust(_INFO_SIZE, b"\0")
 
-    def waited_for(self, thread: Thread, result: Result) -> Result:
-        """The result of one of WAITS, with the siginfo that it brought as `taken`."""
+    def waited_for(self, thread: Thread, result: Result) -> Result | None:
+        """The result of one of WAITS, with the siginfo that it brought as `taken`.
+
+        None where the signal is one that nobody is to get.
+        """
         if result.ret <= 0 or not result.outs:
             return result
         segment, at, data = result.outs[0]
         wide = thread.arch.word == 8  # struct compat_siginfo has no gap behind the code
         info = data if wide else data[:12] + bytes(4) + data[12:24] + bytes(4)
+        timer = self._of(info)
+        if timer is not None and self._forget(timer):
+            return None
         told = self.taken(info)
         if told is info:
             return result

@@ -171,6 +171,9 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
             reset(home, number)
             thread.cont(number)
             return
+    if home.processor_timers.discards(thread):
+        thread.cont()
+        return
     if not thread.actions.runs_handler(number):
         thread.cont(number)
         return
