@@ -32,11 +32,12 @@ import signal
 import struct
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from supervisor.driver.messages import BringHome
 from supervisor.driver.operations import Native, Steps
 from supervisor.driver.processor_time import ALL, CPUCLOCK_PERTHREAD, CPUCLOCK_VIRT, named_by
+from supervisor.driver.processor_timer import INFO_SIZE, SI_TIMER, TIMER_INFO, Clock, Timer
 from supervisor.syscalls.call import Call, Result
 from supervisor.syscalls.spec import Row
 from supervisor.tracee import ptrace
@@ -65,84 +66,10 @@ WAITS: Final = frozenset(("rt_sigtimedwait", "rt_sigtimedwait_time64"))
 TIMER_ABSTIME: Final = 1
 CLOCK_MONOTONIC: Final = 1
 CLOCK_SCHED: Final = 2
-OVERRUN_MAX: Final = 0x7FFF_FFFF
-"""DELAYTIMER_MAX of the kernel."""
 
 SI_KERNEL: Final = 0x80
-SI_TIMER: Final = -2
-_TIMER_INFO: Final = struct.Struct("<iii4xiiQ")
-"""siginfo_t of a timer: signo, errno, code, timer, overrun, value."""
-_INFO_SIZE: Final = 128
 _OURS: Final = 0x6D75_7370
 """An interval timer's siginfo, until it is taken: its value; its timer is -1 - `which`."""
-
-
-class Clock(NamedTuple):
-    """A clock of processor time of the program."""
-
-    tid: int
-    """Of a thread, or ALL."""
-    user: bool
-    """What is used in user mode only."""
-
-
-class Timer:
-    """One timer; times are nanoseconds of its clock."""
-
-    __slots__ = (
-        "clock", "expiry_ns", "interval_ns", "number", "over", "overruns", "overruns_told",
-        "sent_to", "signal", "target", "value", "wanted",
-    )  # fmt: skip
-
-    def __init__(
-        self, number: int, clock: Clock, signal_number: int, value: int, target: int
-    ) -> None:
-        self.number = number
-        """Its timer_t; -1 - `which` of an interval timer."""
-        self.clock = clock
-        self.signal = signal_number
-        """0 for none."""
-        self.value = value
-        self.target = target
-        """The thread that is to have the signal; 0 for any."""
-        self.expiry_ns = 0
-        """0 while it is not set."""
-        self.interval_ns = 0
-        self.wanted = False
-        """It has expired, and nobody has been sent the signal yet."""
-        self.sent_to = 0
-        """Whom it was sent to, thread or process, and who has not been seen to take it."""
-        self.over = False
-        """That signal is of a setting which has ended: nobody is to get it."""
-        self.overruns = 0
-        """Expirations since the one whose signal is under way."""
-        self.overruns_told = 0
-
-    def expire(self, now_ns: int) -> int:
-        """How often it has expired up to now, since last asked."""
-        if not self.expiry_ns or now_ns < self.expiry_ns:
-            return 0
-        if not self.interval_ns:
-            self.expiry_ns = 0
-            return 1
-        count = 1 + (now_ns - self.expiry_ns) // self.interval_ns
-        self.expiry_ns += count * self.interval_ns
-        return count
-
-    def count(self, expirations: int) -> None:
-        """Note that it has expired."""
-        if self.over:  # the signal under way is this one's now
-            self.over, self.overruns, expirations = False, 0, expirations - 1
-        elif not self.wanted and not self.sent_to:
-            self.wanted, self.overruns, expirations = True, 0, expirations - 1
-        self.overruns = min(self.overruns + expirations, OVERRUN_MAX)
-
-    def info(self) -> bytes:
-        """The siginfo_t to queue."""
-        packed = _TIMER_INFO.pack(
-            self.signal, 0, SI_TIMER, self.number, self.overruns, self.value
-        )
-        return packed.ljust(_INFO_SIZE, b"\0")
 
 
 class ProcessorTimers:
@@ -496,7 +423,7 @@ class ProcessorTimers:
 
     def _of(self, info: bytes) -> Timer | None:
         """The timer whose signal this is, if it is one's."""
-        number, _, code, identity, _, value = _TIMER_INFO.unpack_from(info)
+        number, _, code, identity, _, value = TIMER_INFO.unpack_from(info)
         if code == SI_TIMER:
             for timer in (self._timers.get(identity), self._deleted.get(identity)):
                 if timer is not None and (timer.signal, timer.value) == (number, value):
@@ -520,9 +447,9 @@ class ProcessorTimers:
         timer.sent_to = 0
         timer.overruns_told, timer.overruns = timer.overruns, 0
         if identity < 0:
-            return struct.pack("<iii", number, 0, SI_KERNEL).ljust(_INFO_SIZE, b"\0")
-        told = _TIMER_INFO.pack(number, 0, SI_TIMER, identity, timer.overruns_told, value)
-        return told.ljust(_INFO_SIZE, b"\0")
+            return struct.pack("<iii", number, 0, SI_KERNEL).ljust(INFO_SIZE, b"\0")
+        told = TIMER_INFO.pack(number, 0, SI_TIMER, identity, timer.overruns_told, value)
+        return told.ljust(INFO_SIZE, b"\0")
 
     def waited_for(self, thread: Thread, result: Result) -> Result | None:
         """The result of one of WAITS, with the siginfo that it brought as `taken`.

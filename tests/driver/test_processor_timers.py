@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor.driver.processor_time import ALL
-from supervisor.driver.processor_timers import OVERRUN_MAX, Clock, Timer
+from supervisor.driver.processor_timer import OVERRUN_MAX, Clock, Timer
 
 
 def timer(expiry_ns: int, interval_ns: int = 0) -> Timer:
@@ -41,6 +41,15 @@ def test_what_expires_while_a_signal_is_under_way_is_overrun() -> None:
     each.sent_to = 0  # it has been taken
     each.count(each.expire(140))
     assert (each.wanted, each.overruns) == (True, 0)
+
+
+def test_a_signal_of_a_setting_that_is_over_becomes_the_next_one_s() -> None:
+    each = timer(100, 10)
+    each.count(each.expire(125))
+    each.wanted, each.sent_to = False, 17
+    each.over = True  # it has been set anew, and that signal is pending still
+    each.count(each.expire(145))
+    assert (each.over, each.wanted, each.overruns) == (False, False, 1)
 
 
 def test_overruns_have_the_kernels_bound() -> None:

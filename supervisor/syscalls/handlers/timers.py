@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, Final
 from supervisor.arch import Arch
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import Steps
-from supervisor.driver.processor_timers import (
-    CLOCK_MONOTONIC,
-    INTERVAL_SIGNALS,
-    TIMER_ABSTIME,
-    Timer,
-)
+from supervisor.driver.processor_timer import Timer
+from supervisor.driver.processor_timers import CLOCK_MONOTONIC, INTERVAL_SIGNALS, TIMER_ABSTIME
 from supervisor.syscalls.handlers import arguments
 from supervisor.syscalls.spec import Row
 from supervisor.tracee.usage import NS_PER_S
