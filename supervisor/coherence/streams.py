@@ -48,9 +48,10 @@ needed: then it has used one, and goes on. Where it ends, that window is wasted,
 what is taken from another that writes there is missed; so no store does it."""
 
 AHEAD_SHARE: Final = 4
-AHEAD_WINDOWS_MAX: Final = 8
+AHEAD_WINDOWS_MAX: Final = 2
 """One that has gone on for long is asked for further windows still, as much as a quarter of
-what it has gone through: they are on their way while one is being put into memory."""
+what it has gone through: they are on their way while one is being put into memory. More
+would keep a slow link from everybody else, and gain nothing."""
 
 RECENT: Final = 8
 """Among so many faults that continue nothing three in a row of one stride are sought."""
