@@ -35,6 +35,8 @@ class Word(NamedTuple):
 EXTENDED: Final = 0x8000_0000
 HYPERVISOR: Final = 0x4000_0000
 """The first leaf of those that a hypervisor answers."""
+XSAVE: Final = 0xD
+"""The leaf of the XSAVE area."""
 MAX_BASIC: Final = Word(0, 0, EAX)
 MAX_EXTENDED: Final = Word(EXTENDED, 0, EAX)
 MAX_SUBLEAF_7: Final = Word(7, 0, EAX)
@@ -161,6 +163,22 @@ XSAVE_STATES: Final[Mapping[int, str]] = {
 }  # fmt: skip
 """Bits of XCR0."""
 
+_OF_YMM: Final = frozenset((
+    "avx", "avx2", "f16c", "fma", "fma4", "xop", "vaes", "vpclmulqdq", "avx_vnni", "avx_ifma",
+    "avx_vnni_int8", "avx_vnni_int16", "avx_ne_convert", "sha512", "sm3", "sm4",
+))  # fmt: skip
+_OF_ZMM: Final = frozenset(name for name in INSTRUCTIONS if name.startswith(("avx512", "avx10")))
+_OF_STATE: Final[Mapping[int, frozenset[str]]] = {
+    2: _OF_YMM | _OF_ZMM,
+    3: frozenset(("mpx",)),
+    4: frozenset(("mpx",)),
+    **dict.fromkeys((5, 6, 7), _OF_ZMM),
+    9: frozenset(("pku", "ospke")),
+    **dict.fromkeys((17, 18), frozenset(n for n in INSTRUCTIONS if n.startswith("amx_"))),
+    19: frozenset(("apx",)),
+}
+"""State of XCR0 -> the features whose instructions use it (SDM volume 1, chapter 13)."""
+
 
 def combined(hosts: Sequence[Sequence[int]]) -> dict[Word, int]:
     """One processor's words from those of each host's, home's first; each in WORDS' order."""
@@ -179,6 +197,13 @@ def instructions(words: Sequence[int]) -> frozenset[str]:
         for bit, name in _NAMES.get(word, {}).items()
         if value >> bit & 1
     )
+
+
+def users_of(states: int) -> frozenset[str]:
+    """Names of the features that use any of these states (bits of XCR0)."""
+    return frozenset[str]().union(*(
+        names for state, names in _OF_STATE.items() if states >> state & 1
+    ))  # fmt: skip
 
 
 def without(words: Sequence[int], names: Iterable[str]) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ from supervisor.syscalls.marshal import Result
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES
 from supervisor.tracee import clock, ptrace
+from supervisor.tracee.xstate import restore_xstate
 from supervisor.units import HOME, HostId
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class Away:
             ptrace.set_signal_mask(thread.task, mask)
         try:
             ptrace.set_registers(thread.task, thread.registers)
-            ptrace.set_xstate(thread.task, xstate)
+            restore_xstate(thread.task, xstate, home.shown.states)
             if thread.pending_signals:
                 home.deliver_pending(thread)
             elif home.node.armed and home.checks.catch(thread):

@@ -18,7 +18,8 @@ from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.driver import questions
 from supervisor.driver.bystander_calls import BystanderCalls
 from supervisor.driver.code import TrapMap
-from supervisor.tracee import processor_number, ptrace
+from supervisor.tracee import foreign, processor_number, ptrace
+from supervisor.tracee.access import INSTRUCTION_LENGTH_MAX
 from supervisor.tracee.stops import Stop, StopKind
 
 PTRACE_EVENT_FORK: Final = 1
@@ -116,11 +117,26 @@ class Bystanders:
             registers.rip -= 1  # int3 leaves rip behind itself
         found = self._traps[stop.pid].find(registers.rip)
         # A code above 0: the kernel's own; nobody has sent the signal.
-        if found is None or ptrace.get_siginfo(stop.pid)[1] <= 0:
+        code = ptrace.get_siginfo(stop.pid)[1]
+        if found is not None and code > 0:
+            questions.follow(found, registers, self._shown)
+        elif code != ptrace.SI_KERNEL or not self._asked(stop, registers):
             return False
-        questions.follow(found, registers, self._shown)
         ptrace.set_registers(stop.pid, registers)
         return True
+
+    def _asked(self, stop: Stop, registers: ptrace.Registers) -> bool:
+        """Answer (in registers) a CPUID that raised a signal; False where it is none."""
+        if stop.detail != signal.SIGSEGV or not self._shown.questions_fault:
+            return False
+        try:
+            code = foreign.read(stop.pid, registers.rip, INSTRUCTION_LENGTH_MAX)
+        except OSError:
+            return False
+        behind = questions.asked(code, registers)
+        if behind:
+            questions.answer(registers, self._shown, behind)
+        return behind != 0
 
     def _born(self, parent: int, task: int) -> None:
         """A bystander has made a task: one too, whose first stop may have come before."""

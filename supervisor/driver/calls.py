@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from supervisor.arch.base import NO_CALL
 from supervisor.driver import signals
@@ -36,10 +35,6 @@ from supervisor.units import HOME
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
-
-
-NATIVE_S: Final = 100e-6
-"""What a call that does not wait takes at most, by and large, and the tasks that it wakes."""
 
 
 class Calls:
@@ -184,15 +179,11 @@ class Calls:
 
     # Native calls: an operation has the thread's task run one ------------------------
 
-    def native_begins(self) -> None:
-        """Tasks run in the kernel, for a moment as far as we know."""
-        self._home.native_until = time.monotonic() + NATIVE_S
-
     def proceed(self, operation: Operation) -> None:
         """Let the call that the operation's thread stopped at run as it is."""
         thread = operation.thread
         thread.native = operation
-        self.native_begins()
+        self._home.in_kernel.begins(thread.task)
         thread.entered = True
         thread.at_gadget = False
         thread.cont_to_syscall()
@@ -200,7 +191,7 @@ class Calls:
     def start_native(self, operation: Operation, want: Native) -> None:
         thread = operation.thread
         thread.native = operation
-        self.native_begins()
+        self._home.in_kernel.begins(thread.task)
         registers = ptrace.Registers.from_buffer_copy(thread.registers)
         try:
             if thread.away == HOME and not thread.entered:
@@ -221,7 +212,7 @@ class Calls:
 
     def _native_done(self, thread: Thread, rax: int) -> None:
         operation, thread.native = thread.native, None
-        self._home.native_until = 0.0
+        self._home.in_kernel.done(thread.task)
         assert operation is not None
         self._home.operations.advance(operation, thread.arch.result_of(rax))
 

@@ -130,9 +130,8 @@ class Checks:
         supervisor.holds.end(thread.requester)
         if found.is_trap:
             supervisor.counters["traps"] += 1
-        if found.behind and supervisor.node.armed:
-            thread.waiting = True
-            supervisor.step(Serialize(thread.requester))
+        if found.behind:
+            self._serialized(thread)
         elif found.is_trap and supervisor.node.armed:
             self._trap(thread)
             if decoder.is_bare(found.target):
@@ -140,6 +139,31 @@ class Checks:
         else:
             supervisor.move_on(thread)
         return True
+
+    def asked(self, thread: Thread) -> bool:
+        """A CPUID that raised a signal: answer it. Registers are read; False where it is none."""
+        supervisor = self._supervisor
+        registers = thread.registers
+        if not supervisor.shown.questions_fault:
+            return False
+        behind = questions.asked(supervisor.faults.instruction_at(registers.rip), registers)
+        if not behind:
+            return False
+        questions.answer(registers, supervisor.shown, behind)
+        ptrace.set_registers(thread.task, registers)
+        supervisor.counters["traps"] += 1
+        supervisor.holds.end(thread.requester)
+        self._serialized(thread)
+        return True
+
+    def _serialized(self, thread: Thread) -> None:
+        """A CPUID has been answered, which drains the store buffer as one that is run does."""
+        supervisor = self._supervisor
+        if supervisor.node.armed:
+            thread.waiting = True
+            supervisor.step(Serialize(thread.requester))
+        else:
+            supervisor.move_on(thread)
 
     def _trap(self, thread: Thread) -> None:
         """A synchronization instruction, about to run natively, must drain the store buffer."""

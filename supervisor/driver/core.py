@@ -48,6 +48,7 @@ from supervisor.driver.events import Events
 from supervisor.driver.faults import Faults
 from supervisor.driver.holds import Holds
 from supervisor.driver.host_clock import HostClock
+from supervisor.driver.in_kernel import InKernel
 from supervisor.driver.links import Links
 from supervisor.driver.messages import AnyControl, ControlMessage
 from supervisor.driver.operations import Operation, Operations
@@ -125,8 +126,7 @@ class Supervisor:
         self._next_tick = 0.0
         self.may_spin = False
         """No other host of the run uses this host's processors."""
-        self.native_until = 0.0
-        """Until when, or until it is back, a task sent into the kernel is left the processor."""
+        self.in_kernel = InKernel(self.events)
         self.stops = StopQueue()
         # Handled one by one in `settle`: none may be lost where handling one raises.
         self.events.on_children = self.stops.drain
@@ -444,7 +444,7 @@ class Supervisor:
         for thread in self.threads.values():
             if not thread.stopped and thread.native is None and not thread.paging:
                 return False
-        return time.monotonic() >= self.native_until
+        return not self.in_kernel.busy
 
     async def run(self) -> None:
         while not self.finished:

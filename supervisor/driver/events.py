@@ -31,7 +31,6 @@ _SIGNALFD_HEAD: Final = struct.Struct("<Iii")
 _READY_MAX: Final = 64
 _SIGCHLD: Final = int(signal.SIGCHLD)
 SPIN_S: Final = 0.0005
-BRIEF_S: Final = 0.002
 YIELD_S: Final = 0.1
 NEVER_S: Final = 3600.0
 COARSE_S: Final = 0.01
@@ -139,22 +138,16 @@ class Events:
                 return
 
     def _run_due(self) -> None:
-        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
-            heapq.heappop(self._deadlines)[2]()
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= time.monotonic():
+            heapq.heappop(deadlines)[2]()
 
-    def _handle(self, timeout_s: float) -> bool:
-        """Handle all that becomes ready within a time; False when nothing did."""
-        if timeout_s > 0:
-            began = time.monotonic()
-            ready = self._epoll.poll(timeout_s, _READY_MAX)
-            self.slept_s += time.monotonic() - began
-        else:
-            ready = self._epoll.poll(0, _READY_MAX)
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
+        handlers = self._handlers
         for descriptor, interest in ready:
-            handler = self._handlers.get(descriptor)
+            handler = handlers.get(descriptor)
             if handler is not None:
                 handler(interest)
-        return bool(ready)
 
     def _until_due(self, now: float) -> float:
         """How long until the next deadline, seconds; for one that is near there is the timer."""
@@ -172,24 +165,31 @@ class Events:
         and to wake one that has gone idle costs more than handling a page fault.
 
         This is in the epoll set itself, for a pass through trio's scheduler costs as
-        much as handling a page fault. It gets its turn (False) when nothing has come for
-        a moment, and every so often in any case; at once while `background`
-        tasks are under way, whose ends only trio can tell.
+        much as handling a page fault. It gets its turn (False) every so often; at once while
+        `background` tasks are under way, whose ends only trio can tell.
+
+        (The moment is long: to have the kernel wake this up sooner than its next tick would
+        cost a third of a C program's ptrace stop, for setting the processor's timer.)
         """
         now = time.monotonic()
         if self.background or now >= self._yield_due:
             return False
-        timeout = self._until_due(now)
+        due = self._until_due(now)
         if spin:
-            end = now + min(timeout, SPIN_S)
+            end = now + min(due, SPIN_S)
             while time.monotonic() < end:
-                if self._handle(0):
+                ready = self._epoll.poll(0, _READY_MAX)
+                if ready:
+                    self._handle(ready)
                     self._run_due()
                     return True
-        if not self._handle(max(0.0, min(timeout, BRIEF_S))) and timeout > BRIEF_S:
-            return False
+            now = time.monotonic()
+        timeout = min(due, self._yield_due - now)
+        ready = self._epoll.poll(timeout if timeout > 0 else 0, _READY_MAX)
+        self.slept_s += time.monotonic() - now
+        self._handle(ready)
         self._run_due()
-        return True
+        return bool(ready) or due <= timeout
 
     async def wait(self) -> None:
         """Sleep until something is ready or due, then handle it; trio's tasks run meanwhile."""
@@ -200,7 +200,7 @@ class Events:
         else:
             await trio.lowlevel.checkpoint()
         self._yield_due = time.monotonic() + YIELD_S
-        self._handle(0)
+        self._handle(self._epoll.poll(0, _READY_MAX))
         self._run_due()
 
     def close(self) -> None:

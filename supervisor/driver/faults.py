@@ -32,10 +32,12 @@ class Faults:
 
     def code_at(self, thread: Thread) -> bytes:
         """The instruction at rip, as far as it is on this host; empty if decoded already."""
-        supervisor = self._supervisor
         ip = thread.registers.rip
-        if supervisor.decoder.cached(ip):
-            return b""
+        return b"" if self._supervisor.decoder.cached(ip) else self.instruction_at(ip)
+
+    def instruction_at(self, ip: int) -> bytes:
+        """Bytes from here on, an instruction's or more, as far as they are on this host."""
+        supervisor = self._supervisor
         length = INSTRUCTION_LENGTH_MAX
         if is_ours(ip):
             return supervisor.agent.code(ip, length)

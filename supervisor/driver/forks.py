@@ -31,6 +31,7 @@ from supervisor.syscalls.handlers import threads
 from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.memory import data_extents
+from supervisor.tracee.xstate import restore_xstate
 from supervisor.units import ADDRESS_SPACE_SIZE, PAGE_SHIFT, PageNumber
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class Forks:
             ptrace.set_signal_mask(child, ptrace.get_signal_mask(child) | parent.virtual_mask)
             ptrace.set_registers(child, context)
             if xstate:
-                ptrace.set_xstate(child, xstate)
+                restore_xstate(child, xstate, home.shown.states)
             home.bystanders.add(child, parent.affinity, home.code.traps.copy())
             ptrace.cont(child)
         except ptrace.TraceeGone:
@@ -251,7 +252,7 @@ class Forks:
             ptrace.set_thread_areas(child, areas)
             ptrace.set_registers(child, thread.registers)
             if xstate:
-                ptrace.set_xstate(child, xstate)
+                restore_xstate(child, xstate, home.shown.states)
             thread.cont()
         except ptrace.TraceeGone:
             pass

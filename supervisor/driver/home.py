@@ -97,8 +97,7 @@ class Home(Supervisor):
     ) -> None:
         super().__init__(HOME, hosts, links, names, policy, verbose, paths, shown)
         self.scratch = Scratch(X86_64)
-        self.questions_trap = shown.words is not None
-        self.code = CodeMap(self._on_code, questions_trap=self.questions_trap)
+        self.code = CodeMap(self._on_code, questions_trap=shown.questions_trap)
         self.traps = self.code.traps
         self.machine = Machine(cpus, shown.features)
         self.placement = Placement(cpus)
@@ -158,7 +157,7 @@ class Home(Supervisor):
 
     def prepared(self, paths: Iterable[str]) -> Steps:
         """Have the rewritten files of these in the cache; see `start_to_prepare`."""
-        always_trap = kinds_that_trap(self.questions_trap)
+        always_trap = kinds_that_trap(self.shown.questions_trap)
         yield Wait(("prepared", start_to_prepare(paths, always_trap)))
 
     def _take_over_prepared(self) -> None:
@@ -203,7 +202,7 @@ class Home(Supervisor):
         self.layout.clear()
         self.away.synced.clear()  # the new image's areas go out with its first thread elsewhere
         self.decoder.forget()
-        self.code = CodeMap(self._on_code, questions_trap=self.questions_trap)
+        self.code = CodeMap(self._on_code, questions_trap=self.shown.questions_trap)
         self.traps = self.code.traps
         self.actions.executed()
         self.processor_time.executed()

@@ -56,6 +56,7 @@ from supervisor.tracee import clock, control, inject, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.tracee.usage import Times
 from supervisor.tracee.vessel import launch_vessel
+from supervisor.tracee.xstate import restore_xstate
 from supervisor.units import HOME, HostId
 
 LEAVE_S: Final = 2.0
@@ -95,6 +96,7 @@ class Lender(Supervisor):
         self.pid, agent, self.native_clock = launch_vessel(
             self.memory, self.control,
             seccomp.build({arch: table.native_everywhere for arch, table in TABLES.items()}), cpus,
+            questions_fault=self.shown.questions_fault,
         )  # fmt: skip
         self.adopt_agent(agent)
         pidfd = os.pidfd_open(self.pid)
@@ -181,7 +183,7 @@ class Lender(Supervisor):
         self.set_context(thread, message.registers)
         ptrace.set_thread_areas(result, message.tls)
         ptrace.set_registers(result, thread.registers)
-        ptrace.set_xstate(result, message.xstate)
+        restore_xstate(result, message.xstate, self.shown.states)
         if self.node.armed and self.checks.catch(thread):
             self.checks.trap_caught()  # it read home's armed byte
         else:

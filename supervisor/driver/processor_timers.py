@@ -67,7 +67,6 @@ TIMER_ABSTIME: Final = 1
 CLOCK_MONOTONIC: Final = 1
 CLOCK_SCHED: Final = 2
 
-SI_KERNEL: Final = 0x80
 _OURS: Final = 0x6D75_7370
 """An interval timer's siginfo, until it is taken: its value; its timer is -1 - `which`."""
 
@@ -447,7 +446,7 @@ class ProcessorTimers:
         timer.sent_to = 0
         timer.overruns_told, timer.overruns = timer.overruns, 0
         if identity < 0:
-            return struct.pack("<iii", number, 0, SI_KERNEL).ljust(INFO_SIZE, b"\0")
+            return struct.pack("<iii", number, 0, ptrace.SI_KERNEL).ljust(INFO_SIZE, b"\0")
         told = TIMER_INFO.pack(number, 0, SI_TIMER, identity, timer.overruns_told, value)
         return told.ljust(INFO_SIZE, b"\0")
 

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from supervisor.tracee import ptrace
+from supervisor.tracee.ptrace import SI_KERNEL
 
 if TYPE_CHECKING:
     from supervisor.driver.core import Supervisor
@@ -32,8 +33,11 @@ class SignalStops:
         if number == _SIGSEGV:
             _, code, address = ptrace.get_siginfo(thread.task)
             ptrace.get_registers(thread.task, thread.registers)
-            # SEGV_MAPERR and SEGV_ACCERR; others (a kill, a non-canonical address) are not ours.
+            # SEGV_MAPERR and SEGV_ACCERR; of others (a kill, a non-canonical address) only
+            # CPUIDs are ours.
             if code in (1, 2) and supervisor.faults.arrived(thread, address):
+                return
+            if code == SI_KERNEL and supervisor.checks.asked(thread):
                 return
             if supervisor.checks.redirected(thread):
                 return
@@ -45,7 +49,7 @@ class SignalStops:
             registers = ptrace.get_registers(thread.task, thread.registers)
             # int3 leaves rip behind itself.
             registers.rip -= 1
-            if code == 0x80 and supervisor.checks.redirected(thread):
+            if code == SI_KERNEL and supervisor.checks.redirected(thread):
                 return
             registers.rip += 1
         elif number == _SIGILL:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A program with code whose synchronization instructions do not trap: one writer at a time.
 
-And at home only, where the hosts' processors differ.
+And at home only, where the hosts' processors differ and CPUID cannot be made to fault.
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ class UntrappedCode:
     def found(self, why: str) -> None:
         """Code runs whose synchronization instructions do not trap: no page may need them.
 
-        Nor do its CPUIDs: it must stay on the host whose processor answers them.
+        Nor do its CPUIDs, where not all hosts can have them fault: it must stay on the host
+        whose processor answers them.
         """
         home = self._home
-        if home.questions_trap:
+        if home.shown.questions_trap:
             home.stay_home(f"{why}, and the hosts' processors differ")
         if home.several_writers and not self._why:
             home.verbose(f"{why}: no page has several writers from here on")

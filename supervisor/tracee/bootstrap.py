@@ -12,7 +12,7 @@ import signal
 
 from supervisor.arch import X86_64, Arch, of_selector
 from supervisor.errors import DsmsupError, GuestDied
-from supervisor.tracee import control, inject, priority, ptrace
+from supervisor.tracee import control, cpuid, inject, priority, ptrace
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.memory import GuestMemory
@@ -111,8 +111,13 @@ class Fresh:
         os.close(self._memory)
 
 
-def map_control_block(pid: int, block: ControlBlock, memory: GuestMemory) -> int:
-    """Map the control block into a fresh process; guest memory's descriptor there."""
+def map_control_block(
+    pid: int, block: ControlBlock, memory: GuestMemory, questions_fault: bool
+) -> int:
+    """Map the control block into a fresh process; guest memory's descriptor there.
+
+    With `questions_fault`, its CPUIDs raise SIGSEGV from then on.
+    """
     fresh = Fresh(pid)
     try:
         caller = fresh.caller
@@ -131,6 +136,8 @@ def map_control_block(pid: int, block: ControlBlock, memory: GuestMemory) -> int
         )
         caller.must(inject.SYS_MPROTECT, control.CLOCK, 0x1000, inject.PROT_READ)
         caller.must(inject.SYS_CLOSE, control_descriptor)
+        if questions_fault:
+            caller.must(cpuid.SYS_ARCH_PRCTL, cpuid.ARCH_SET_CPUID, 0)
     finally:
         fresh.restore()
     return memory_descriptor

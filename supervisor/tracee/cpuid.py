@@ -12,7 +12,7 @@ from typing import Final
 
 from supervisor.arch import cpuid
 from supervisor.arch.cpuid import EAX, EBX, EXTENDED, Register
-from supervisor.tracee import own_code
+from supervisor.tracee import own_code, ptrace
 
 _CPUID: Final = bytes.fromhex(
     "53 4989d0 89f8 89f1 0fa2"  # push %rbx; mov %rdx,%r8; mov %edi,%eax; mov %esi,%ecx; cpuid
@@ -21,6 +21,10 @@ _CPUID: Final = bytes.fromhex(
 )
 _XGETBV: Final = bytes.fromhex("31c9 0f01d0 48c1e220 4809d0 c3")  # XCR0, edx:eax, in %rax
 _OSXSAVE: Final = 1 << 27
+SYS_ARCH_PRCTL: Final = 158
+_ARCH_GET_CPUID: Final = 0x1011
+ARCH_SET_CPUID: Final = 0x1012
+"""With 0, the thread's CPUIDs raise SIGSEGV, and those of the tasks that it makes."""
 _STATES_MAX: Final = 63
 AT_HWCAP2: Final = 26
 
@@ -52,13 +56,23 @@ def words() -> tuple[int, ...]:
 def saved_state() -> tuple[int, ...]:
     """XCR0, then size and offset (bytes) of each of its states from AVX on in an XSAVE area.
 
-    Empty for a processor (or a kernel) without XSAVE.
+    Offsets are the standard format's. Empty for a processor (or a kernel) without XSAVE.
     """
     if not ask(1)[Register.ECX] & _OSXSAVE:
         return ()
     xcr0 = ctypes.CFUNCTYPE(ctypes.c_uint64)(own_code.mapped(_XGETBV))()
     states = [state for state in range(2, _STATES_MAX) if xcr0 >> state & 1]
     return (xcr0, *(part for state in states for part in ask(0xD, state)[EAX : EBX + 1]))
+
+
+def can_fault() -> bool:
+    """Whether CPUID can be made to raise SIGSEGV here (arch_prctl(2)), and does not already."""
+    try:
+        runs = ptrace.raw_syscall(SYS_ARCH_PRCTL, _ARCH_GET_CPUID, 0) == 1
+        ptrace.raw_syscall(SYS_ARCH_PRCTL, ARCH_SET_CPUID, int(runs))
+    except OSError:
+        return False
+    return runs
 
 
 def second_capabilities() -> int:

@@ -45,12 +45,14 @@ STACK_MAX = 1 << 30
 
 
 class Capabilities(Protocol):
-    """Bits that the auxiliary vector may have in AT_HWCAP and AT_HWCAP2."""
+    """Bits that the auxiliary vector may have in AT_HWCAP and AT_HWCAP2; if CPUID is to fault."""
 
     @property
     def first_capabilities(self) -> int: ...
     @property
     def capabilities(self) -> int: ...
+    @property
+    def questions_fault(self) -> bool: ...
 
 
 class Segment(NamedTuple):
@@ -105,7 +107,8 @@ def take_over(
     caller.must(inject.SYS_CLOSE, opened)
     break_start = caller.must(SYS_BRK, 0)
     fresh.restore()
-    agent = make_agent_thread(pid, block, map_control_block(pid, block, memory))
+    descriptor = map_control_block(pid, block, memory, shown.questions_fault)
+    agent = make_agent_thread(pid, block, descriptor)
     native_clock = park_native(pid, agent)
     process_memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     space = AddressSpace(arch=arch)

@@ -46,6 +46,9 @@ OPTIONS: Final = (
     | 0x00100000  # PTRACE_O_EXITKILL: a dying supervisor leaves no orphan
 )
 
+SI_KERNEL: Final = 0x80
+"""si_code of a signal that the processor's exception raised, or a timer of the kernel's."""
+
 NT_X86_XSTATE: Final = 0x202
 XSTATE_SIZE_MAX: Final = 16384
 

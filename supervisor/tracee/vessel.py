@@ -41,9 +41,17 @@ def vessel_image() -> bytes:
 
 
 def launch_vessel(
-    memory: GuestMemory, block: ControlBlock, filter_program: bytes, cpus: Iterable[int] | None
+    memory: GuestMemory,
+    block: ControlBlock,
+    filter_program: bytes,
+    cpus: Iterable[int] | None,
+    *,
+    questions_fault: bool = False,
 ) -> tuple[int, Agent, int]:
-    """Start a vessel; its pid, its parked agent, and what clock.park_native tells."""
+    """Start a vessel; its pid, its parked agent, and what clock.park_native tells.
+
+    With `questions_fault`, its CPUIDs raise SIGSEGV.
+    """
     image = os.memfd_create("dsmsup-vessel", os.MFD_CLOEXEC)
     try:
         os.write(image, vessel_image())
@@ -53,7 +61,7 @@ def launch_vessel(
         )  # fmt: skip
     finally:
         os.close(image)
-    agent = make_agent_of(pid, block, map_control_block(pid, block, memory))
+    agent = make_agent_of(pid, block, map_control_block(pid, block, memory, questions_fault))
     native_clock = park_native(pid, agent)
     agent.run(
         [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hosts whose processors differ show what all have, unless that cannot be hidden."""
+"""Hosts whose processors differ show what all have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from supervisor.arch.cpuid import (
     EAX,
     EBX,
+    ECX,
     EDX,
+    INSTRUCTIONS,
     MAX_BASIC,
     MAX_EXTENDED,
     WORDS,
@@ -21,6 +23,7 @@ from supervisor.arch.cpuid import (
 from supervisor.cluster.hostinfo import local_info, misfit
 from supervisor.cluster.processors import AS_IT_IS, Processor, local_processor, shown, unfit
 from supervisor.tracee import cpuid as real
+from supervisor.tracee.xstate import ALL_STATES
 
 HERE = local_processor(local_info(1).processor.features)
 
@@ -116,21 +119,72 @@ def test_words_are_combined_by_what_they_mean() -> None:
     assert both[Word(0x8000_0007, 0, EDX)] == 0x100
 
 
-def test_registers_cannot_be_hidden() -> None:
-    def state(*parts: int) -> Processor:
-        return msgspec.structs.replace(HERE, state=parts)
-
-    plain, wide = state(0x7, 256, 576), state(0xE7, 256, 576, 64, 832, 512, 896, 1024, 1408)
-    assert unfit(wide, plain) == "lacks AVX-512 registers, which home's has"
-    assert unfit(plain, wide) == "has AVX-512 registers, which home's lacks"
-    assert unfit(plain, state(0x7, 256, 640)) == (
-        "lays out the registers in memory (XSAVE) otherwise than home's"
-    )
-    assert unfit(plain, state()) == "lacks AVX registers, which home's has"
-    assert unfit(wide, wide) == ""
+AVX = (256, 576)
+"""Size and offset, in an XSAVE area."""
+PLAIN = (0x7, *AVX)
+INTEL = (0x2E7, *AVX, 64, 1088, 512, 1152, 1024, 1664, 8, 2688)
+AMD = (0x2E7, *AVX, 64, 832, 512, 896, 1024, 1408, 8, 2432)
 
 
-def test_nor_can_what_is_never_asked_about() -> None:
+def with_state(*state: int) -> Processor:
+    """A processor that has every feature, and these states of registers."""
+    every = tuple(sorted(INSTRUCTIONS))
+    return Processor(every, (0xFFFF_FFFF,) * len(WORDS), state, faults=True)
+
+
+def test_registers_that_one_lacks_are_hidden_with_what_uses_them() -> None:
+    for hosts in ((INTEL, PLAIN), (PLAIN, INTEL)):
+        assert unfit(*map(with_state, hosts)) == ""
+        seen = shown([with_state(*state) for state in hosts])
+        assert {"avx512f", "avx512_vnni", "avx10", "pku", "ospke"} <= seen.hidden
+        assert not seen.hidden & {"avx", "avx2", "vaes", "sse2", "xsave"}
+        assert seen.features == INSTRUCTIONS - seen.hidden
+        assert seen.states == 0b111
+        assert not seen.answer(7, 0)[EBX] >> 16 & 1
+        assert not seen.answer(7, 0)[ECX] >> 3 & 1
+        assert seen.answer(7, 0)[EBX] >> 5 & 1
+
+
+def test_the_area_of_any_host_fits() -> None:
+    """XSAVE of all that XCR0 says, on the host that has most, where another asked its size."""
+    seen = shown([with_state(*PLAIN), with_state(*INTEL)])
+    assert seen.answer(0xD, 0) == (0b111, 2696, 2696, 0)
+    assert seen.answer(0xD, 1)[EBX] == 2696
+    assert seen.answer(0xD, 2) == real.ask(0xD, 2)
+    assert seen.answer(0xD, 5) == seen.answer(0xD, 9) == (0, 0, 0, 0)
+
+
+def test_registers_that_are_laid_out_otherwise_are_hidden_too() -> None:
+    seen = shown([with_state(*INTEL), with_state(*AMD)])
+    assert seen.states == 0b111
+    assert {"avx512f", "pku"} <= seen.hidden
+    assert "avx2" not in seen.hidden
+
+
+def test_without_xsave_there_is_no_avx() -> None:
+    seen = shown([with_state(*PLAIN), with_state()])
+    assert {"avx", "avx2", "fma", "avx512f"} <= seen.hidden
+    assert "bmi2" not in seen.hidden
+    assert seen.states == 0b11
+
+
+def test_alike_registers_go_as_they_are() -> None:
+    seen = shown([with_state(*INTEL), msgspec.structs.replace(with_state(*INTEL), faults=False)])
+    assert seen.words is None
+    assert (seen.states, seen.area) == (ALL_STATES, 0)
+
+
+def test_cpuid_faults_where_all_can_have_it_fault() -> None:
+    able, unable = lacking("popcnt"), msgspec.structs.replace(HERE, faults=False)
+    able = msgspec.structs.replace(able, faults=True)
+    seen = shown([able, unable])
+    assert (seen.questions_fault, seen.questions_trap) == (False, True)
+    seen = shown([able, msgspec.structs.replace(HERE, faults=True)])
+    assert (seen.questions_fault, seen.questions_trap) == (True, False)
+    assert not shown([unable, unable]).questions_trap
+
+
+def test_what_is_never_asked_about_cannot_be_hidden() -> None:
     assert unfit(HERE, lacking("sse2", "avx2")) == "lacks sse2, which every program uses"
 
 

@@ -84,6 +84,7 @@ THREADS = [
     Program("ids"),
     Program("errno_thread"),
     Program("memory_policy"),
+    Program("moved_registers", threads=3),
     Program("mutex", ("12", "50"), threads=12),
 ]
 

@@ -94,9 +94,13 @@ def _now(home: Home, args: list[int], ranges: Iterable[tuple[int, int, Access]])
     """A call that does not block: the agent makes it, while nobody can take the pages."""
     home.pager.reach(ranges)
     result = home.agent.run([(inject.SYS_FUTEX, *args)])[0]
-    if result > 0:
-        home.calls.native_begins()  # woken tasks are on their way out of the kernel
+    home.in_kernel.woken(result)
     return result
+
+
+def wake_one(home: Home, address: int, private: int = 0) -> None:
+    """Wake a task that waits for a word which home has just written."""
+    _now(home, [address, WAKE | private, 1], ((address, 4, Access.WRITE),))
 
 
 def _wait(

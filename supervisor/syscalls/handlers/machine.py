@@ -22,6 +22,8 @@ ARCH_SET_GS: Final = 0x1001
 ARCH_SET_FS: Final = 0x1002
 ARCH_GET_FS: Final = 0x1003
 ARCH_GET_GS: Final = 0x1004
+ARCH_GET_CPUID: Final = 0x1011
+ARCH_SET_CPUID: Final = 0x1012
 
 
 def sched_getaffinity(
@@ -95,6 +97,10 @@ def arch_prctl(home: Home, thread: Thread, args: list[int], call: SpecialCall | 
         else:
             thread.registers.gs_base = address
         return 0
+    if code == ARCH_GET_CPUID:
+        return 1
+    if code == ARCH_SET_CPUID:
+        return -errno.ENODEV  # as on a processor that cannot have CPUID fault
     return -errno.EINVAL
 
 

@@ -19,7 +19,9 @@ from supervisor.arch.base import NO_CALL
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import AcquireLocked, Flush, Hold, Native, Steps, Unhold, Wait
 from supervisor.syscalls.call import Acquire
-from supervisor.tracee import inject, ptrace
+from supervisor.syscalls.handlers import futex
+from supervisor.tracee import ptrace
+from supervisor.tracee.xstate import restore_xstate
 from supervisor.units import HOME
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ CLONE_CHILD_CLEARTID: Final = 0x00200000
 CLONE_CHILD_SETTID: Final = 0x01000000
 OURS: Final = CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
 
-FUTEX_WAKE: Final = 1
-FUTEX_PRIVATE: Final = 128
 FUTEX_TID_MASK: Final = 0x3FFFFFFF
 FUTEX_OWNER_DIED: Final = 0x40000000
 FUTEX_WAITERS: Final = 0x80000000
@@ -116,7 +116,7 @@ def start(home: Home, child: Thread, context: ptrace.Registers, xstate: bytes) -
             ctypes.pointer(child.registers)[0] = context
             ptrace.set_registers(child.task, context)
             if xstate:
-                ptrace.set_xstate(child.task, xstate)
+                restore_xstate(child.task, xstate, home.shown.states)
             child.cont()
         else:
             home.away.send(
@@ -173,9 +173,8 @@ def _release_robust_list(home: Home, thread: Thread) -> Steps:
         died = word & FUTEX_WAITERS | FUTEX_OWNER_DIED
         home.write(address, died.to_bytes(4, "little"))
         if word & FUTEX_WAITERS and not entry & 1:
-            home.pager.reach(((address, 4, Access.WRITE),))
-            home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE, 1)])
-            home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE | FUTEX_PRIVATE, 1)])
+            futex.wake_one(home, address)
+            futex.wake_one(home, address, futex.PRIVATE)
 
 
 def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
@@ -185,8 +184,7 @@ def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
     if address and home.check(address, 4, Access.WRITE):
         yield Hold(((address, 4, Access.WRITE),))
         home.write(address, bytes(4))
-        home.pager.reach(((address, 4, Access.WRITE),))
-        home.agent.run([(inject.SYS_FUTEX, address, FUTEX_WAKE, 1)])
+        futex.wake_one(home, address)
         yield Unhold()
         yield Flush()
     home.endings.exit_task(thread, args[0])
