@@ -174,6 +174,12 @@ class Home:
             transaction.run += 1
         collect(self, transaction)
 
+    def has_latest(self, host: HostId, page: int) -> bool:
+        """Whether a host has a copy of a single-writer page, and in all that it has done
+        since it got it home has granted no other a later one."""
+        kind = dir_.holding(self.directory.entries.get(page), host)
+        return kind in (dir_.Holding.MINE, dir_.Holding.COPY, dir_.Holding.AWAY_COPY)
+
     # What transactions wait for -------------------------------------------------
 
     def released(self) -> None:

@@ -159,6 +159,17 @@ class Node:
         which a multiple-writer page does not satisfy even where it may be written."""
         return self.pages.satisfied(needs) and not (locked and self._stores_multiple(needs))
 
+    def has_latest(self, page: int) -> bool:
+        """Whether this host's copy is what home's order makes of the page, unless a message
+        is on the way that says otherwise: home's directory does not have this host then."""
+        return (
+            self.pages.access.get(page) != Access.NONE
+            and page not in self.buffer.multiple
+            and not any(
+                any_overlap(fetching.asked, (Span(page, 1),)) for fetching in self.fetching.values()
+            )
+        )
+
     @property
     def drained(self) -> bool:
         """Whether a `Serialize` would end at once: all stores made here are visible to all."""

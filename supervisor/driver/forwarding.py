@@ -7,6 +7,7 @@ handlers carry out those that are more than marshalling; a few need no home (clo
 
 from __future__ import annotations
 
+from errno import EAGAIN
 from typing import TYPE_CHECKING, Final
 
 from supervisor.arch.base import NO_CALL
@@ -21,7 +22,7 @@ from supervisor.syscalls.handlers import clocks, futex
 from supervisor.syscalls.marshal import gather, goes_on, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.tracee import ptrace
-from supervisor.units import HOME
+from supervisor.units import HOME, PAGE_SHIFT
 
 if TYPE_CHECKING:
     from supervisor.driver.lender import Lender
@@ -138,25 +139,48 @@ class Forwarding:
 
     def _special(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         lender = self._lender
-        payload = b""
-        xstate = b""
+        payload = xstate = b""
+        compared = False
         if row.handler == "futex":
             where, size = futex.timeout_address(arguments), row.timespec.size
             if where and lender.check(where, size, Access.READ):
                 yield Acquire(((where, size, Access.READ),))
                 payload = lender.read(where, size)
+            equal = self._compares(arguments)
+            if equal is False and not where:
+                return -EAGAIN
+            compared = equal is True
         elif row.name == "clone":
             xstate = ptrace.get_xstate(thread.task)
-        lender.send(HOME, self._special_call(thread, row, arguments, payload, xstate))
+        lender.send(
+            HOME, self._special_call(thread, row, arguments, payload, xstate, compared)
+        )
         result = yield Reply()
         return result.ret
 
+    def _compares(self, arguments: list[int]) -> bool | None:
+        """Whether the word that a private futex call is to wait for is as expected.
+
+        None where this host cannot tell. What it can tell is worth something to home, by its
+        directory, when the message arrives (see handlers/futex.py).
+        """
+        lender, address = self._lender, arguments[0]
+        if (
+            not futex.waits_privately(arguments)
+            or not lender.check(address, futex.WORD_SIZE, Access.READ)
+            or not lender.node.has_latest(address >> PAGE_SHIFT)
+            or (lender.has_joint and lender.is_joint(address, futex.WORD_SIZE))
+        ):
+            return None
+        return futex.is_expected(lender.read(address, futex.WORD_SIZE), arguments)
+
     @staticmethod
     def _special_call(
-        thread: Thread, row: Row, arguments: list[int], payload: bytes = b"", xstate: bytes = b""
-    ) -> SpecialCall:
+        thread: Thread, row: Row, arguments: list[int], payload: bytes = b"", xstate: bytes = b"",
+        compared: bool = False,
+    ) -> SpecialCall:  # fmt: skip
         return SpecialCall(
-            thread.tid, row.number, arguments, payload, bytes(thread.registers), xstate
+            thread.tid, row.number, arguments, payload, bytes(thread.registers), xstate, compared
         )
 
     def _exit(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:

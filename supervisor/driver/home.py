@@ -26,6 +26,7 @@ from supervisor.driver.code import CodeMap, CodeObject, kinds_that_trap, start_t
 from supervisor.driver.core import Supervisor
 from supervisor.driver.endings import Endings
 from supervisor.driver.forks import Forks
+from supervisor.driver.futex_words import FutexWords
 from supervisor.driver.jobs import Jobs
 from supervisor.driver.joint import Joint
 from supervisor.driver.layout import Layout
@@ -102,6 +103,7 @@ class Home(Supervisor):
         self.machine = Machine(cpus, shown.features)
         self.placement = Placement(cpus)
         self.by_tid: dict[int, Thread] = {}
+        self.futex_words = FutexWords()
         self.calls = Calls(self)
         self.away = Away(self)
         self.endings = Endings(self)
@@ -198,6 +200,8 @@ class Home(Supervisor):
                     self.placement.ended(thread.away)
                 if thread.away != HOME:
                     self.send(thread.away, ThreadEnded(thread.tid))
+        self.futex_words.close()
+        self.futex_words = FutexWords()
         self.drop_pager()
         self.layout.clear()
         self.away.synced.clear()  # the new image's areas go out with its first thread elsewhere

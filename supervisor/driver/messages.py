@@ -110,7 +110,8 @@ class SpecialCall(ControlMessage, frozen=True, array_like=True, tag="special"):
     """Host -> home: a call that home has a handler for.
 
     `payload` holds what the handler wants gathered on the way (a timeout),
-    `registers` and `xstate` the thread's context where it matters (clone).
+    `registers` and `xstate` the thread's context where it matters (clone). `compared`: the
+    futex word that the thread is to wait for is as expected in the host's own copy.
     """
 
     tid: int
@@ -119,6 +120,7 @@ class SpecialCall(ControlMessage, frozen=True, array_like=True, tag="special"):
     payload: bytes
     registers: bytes
     xstate: bytes
+    compared: bool = False
 
 
 class CallDone(ControlMessage, frozen=True, array_like=True, tag="done"):

@@ -174,7 +174,6 @@ def _release_robust_list(home: Home, thread: Thread) -> Steps:
         home.write(address, died.to_bytes(4, "little"))
         if word & FUTEX_WAITERS and not entry & 1:
             futex.wake_one(home, address)
-            futex.wake_one(home, address, futex.PRIVATE)
 
 
 def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
