@@ -222,7 +222,6 @@ def _background(
     """Runs work in a worker thread, then goes on with its result in the event loop's."""
 
     async def work_and_go_on(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        home.events.background += 1
         try:
             value = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         finally:
@@ -233,7 +232,11 @@ def _background(
         except DsmsupError as error:
             home.fail(error)
 
-    return lambda work, done: nursery.start_soon(work_and_go_on, work, done)
+    def start(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        home.events.background += 1  # from now on: it begins when trio has its turn
+        nursery.start_soon(work_and_go_on, work, done)
+
+    return start
 
 
 def _reap() -> None:

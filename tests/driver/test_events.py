@@ -7,11 +7,14 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
 
-from supervisor.driver.events import Events
+from supervisor.driver.events import YIELD_S, Events
+from supervisor.run import _background
 
 AHEAD_S = 3e-4
 TIMES = 40
@@ -68,3 +71,51 @@ def test_a_deadline_set_later_may_be_due_earlier(events: Events) -> None:
 
     trio.run(measure)
     assert ran == sorted(ran)
+
+
+def test_work_in_the_background_begins_and_ends_at_once(events: Events) -> None:
+    """It does not wait for trio's turn."""
+    home: Any = SimpleNamespace(events=events, settle=lambda: None)
+    done_s: list[float] = []
+
+    async def measure() -> None:
+        async with trio.open_nursery() as nursery:
+            start = _background(nursery, home)
+            for _ in range(3):
+                events.at(time.monotonic() + 2 * YIELD_S, lambda: None)
+                await pass_of(events)  # a turn has just been
+                began, before = time.monotonic(), len(done_s)
+                start(lambda: 7, lambda value: done_s.append(time.monotonic() - began))
+                while len(done_s) == before:
+                    await pass_of(events)
+
+    trio.run(measure)
+    assert min(done_s) < YIELD_S / 4
+    assert events.background == 0
+
+
+def test_waits_are_long_and_yet_trio_has_its_turn(events: Events) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+            await trio.sleep(0)
+
+    async def measure() -> int:
+        passes = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            end = time.monotonic() + 5 * YIELD_S
+            while time.monotonic() < end:
+                events.at(time.monotonic() + YIELD_S / 50, lambda: None)
+                await pass_of(events)
+                passes += 1
+            nursery.cancel_scope.cancel()
+        return passes
+
+    passes = trio.run(measure)
+    assert turns >= 3
+    assert passes > 20
