@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TextIO
 
 import trio
@@ -226,11 +227,7 @@ def _background(
             value = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         finally:
             home.events.background -= 1
-        try:
-            done(value)
-            home.settle()
-        except DsmsupError as error:
-            home.fail(error)
+        home.events.soon(partial(done, value))
 
     def start(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         home.events.background += 1  # from now on: it begins when trio has its turn

@@ -101,6 +101,7 @@ class Events:
         self.background = 0
         """Tasks of the event loop's that are under way beside the supervisor's."""
         self._yield_due = 0.0
+        self._sleep: trio.CancelScope | None = None
         self.slept_s = 0.0
         """For how long this has left the processor to others, without trio's sleeps."""
 
@@ -118,6 +119,12 @@ class Events:
     def at(self, deadline: float, action: Callable[[], None]) -> None:
         """Run an action when time.monotonic() reaches the deadline."""
         heapq.heappush(self._deadlines, (deadline, next(self._order), action))
+
+    def soon(self, action: Callable[[], None]) -> None:
+        """Run an action in the supervisor's task, from another one of trio's."""
+        self.at(0.0, action)
+        if self._sleep is not None:
+            self._sleep.cancel()
 
     def _read_signals(self, _interest: int) -> None:
         while True:
@@ -195,8 +202,9 @@ class Events:
         """Sleep until something is ready or due, then handle it; trio's tasks run meanwhile."""
         timeout = self._until_due(time.monotonic())
         if timeout > 0:
-            with trio.move_on_after(timeout):
+            with trio.move_on_after(timeout) as self._sleep:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
+            self._sleep = None
         else:
             await trio.lowlevel.checkpoint()
         self._yield_due = time.monotonic() + YIELD_S

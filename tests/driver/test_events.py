@@ -7,6 +7,7 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_a_deadline_set_later_may_be_due_earlier(events: Events) -> None:
 
 def test_work_in_the_background_begins_and_ends_at_once(events: Events) -> None:
     """It does not wait for trio's turn."""
-    home: Any = SimpleNamespace(events=events, settle=lambda: None)
+    home: Any = SimpleNamespace(events=events)
     done_s: list[float] = []
 
     async def measure() -> None:
@@ -85,7 +86,7 @@ def test_work_in_the_background_begins_and_ends_at_once(events: Events) -> None:
                 events.at(time.monotonic() + 2 * YIELD_S, lambda: None)
                 await pass_of(events)  # a turn has just been
                 began, before = time.monotonic(), len(done_s)
-                start(lambda: 7, lambda value: done_s.append(time.monotonic() - began))
+                start(partial(float, began), lambda at: done_s.append(time.monotonic() - at))
                 while len(done_s) == before:
                     await pass_of(events)
 
