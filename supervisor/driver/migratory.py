@@ -27,7 +27,10 @@ PAIRS_MAX: Final = 1 << 12
 lost before the store: others read the page all the time."""
 
 TRUSTED: Final = 4
-"""Times that it is asked for to write before a load is left alone again, to see."""
+"""Times that it is asked for to write before a load is left alone again, to see; so many more
+each time that a store follows soon again."""
+
+TRUSTED_MAX: Final = 32
 
 PAGES_MAX: Final = 1 << 12
 
@@ -64,7 +67,9 @@ class Migratory:
                 habit.needed = min(habit.needed * MISTAKE_FACTOR, PAIRS_MAX)
             elif habit.read_s:
                 soon = now_s - habit.read_s < SOON_S
-                habit.pairs, habit.trusted = habit.pairs + 1 if soon else 0, TRUSTED
+                habit.pairs = habit.pairs + 1 if soon else 0
+                seen = max(habit.pairs - habit.needed, 0) + 1
+                habit.trusted = min(TRUSTED * seen, TRUSTED_MAX)
             habit.read_s = 0.0
             return access
         if habit.read_s:
