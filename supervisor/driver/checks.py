@@ -105,6 +105,21 @@ class Checks:
             self._supervisor.holds.end(thread.requester)
             self._trap(thread)
 
+    def passed(self, thread: Thread) -> bool:
+        """A trap met before, of an instruction that touches no memory, with nothing to drain:
+        its thread goes on. It has stopped at SIGILL, its registers are not read."""
+        supervisor = self._supervisor
+        native = supervisor.traps.bare.get(ptrace.get_instruction_pointer(thread.task))
+        if native is None or not (
+            supervisor.decoder.is_bare(native) and supervisor.node.drained
+        ):
+            return False
+        supervisor.counters["traps"] += 1
+        ptrace.set_instruction_pointer(thread.task, native)
+        supervisor.holds.end(thread.requester)
+        supervisor.move_on(thread)
+        return True
+
     def redirected(self, thread: Thread) -> bool:
         """A trap site or an overwritten instruction boundary: go on where the map says.
 
@@ -114,14 +129,6 @@ class Checks:
         supervisor = self._supervisor
         registers, traps, decoder = thread.registers, supervisor.traps, supervisor.decoder
         trap = registers.rip
-        native = traps.bare.get(trap)
-        if native is not None and decoder.is_bare(native) and supervisor.node.drained:
-            supervisor.counters["traps"] += 1
-            registers.rip = native
-            ptrace.set_instruction_pointer(thread.task, native)
-            supervisor.holds.end(thread.requester)
-            supervisor.move_on(thread)
-            return True
         found = traps.find(trap)
         if found is None:
             return False

@@ -26,9 +26,9 @@ USER_SIGNALS: Final = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP,
 )  # fmt: skip
 _SIGNALFD_INFO_SIZE: Final = 128
-_SIGNALFD_READ: Final = _SIGNALFD_INFO_SIZE * 8
+_SIGNALFD_READ: Final = _SIGNALFD_INFO_SIZE
 _SIGNALFD_HEAD: Final = struct.Struct("<Iii")
-_READY_MAX: Final = 64
+_READY_MAX: Final = 16
 _SIGCHLD: Final = int(signal.SIGCHLD)
 SPIN_S: Final = 0.0005
 YIELD_S: Final = 0.1
@@ -181,7 +181,7 @@ class Events:
         now = time.monotonic()
         if self.background or now >= self._yield_due:
             return False
-        due = self._until_due(now)
+        due = self._until_due(now) if self._deadlines else NEVER_S
         if spin:
             end = now + min(due, SPIN_S)
             while time.monotonic() < end:
@@ -191,11 +191,14 @@ class Events:
                     self._run_due()
                     return True
             now = time.monotonic()
-        timeout = min(due, self._yield_due - now)
+        timeout = self._yield_due - now
+        if due < timeout:
+            timeout = due
         ready = self._epoll.poll(timeout if timeout > 0 else 0, _READY_MAX)
         self.slept_s += time.monotonic() - now
         self._handle(ready)
-        self._run_due()
+        if self._deadlines:
+            self._run_due()
         return bool(ready) or due <= timeout
 
     async def wait(self) -> None:

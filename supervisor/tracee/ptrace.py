@@ -59,6 +59,7 @@ WALL: Final = 0x40000000
 
 # The hottest requests.
 _CONT: Final[int] = _binding.PTRACE_CONT
+_PEEKUSER: Final[int] = _binding.PTRACE_PEEKUSER
 _POKEUSER: Final[int] = _binding.PTRACE_POKEUSER
 _GETREGS: Final[int] = _binding.PTRACE_GETREGS
 _SETREGS: Final[int] = _binding.PTRACE_SETREGS
@@ -131,6 +132,14 @@ def set_registers(pid: int, registers: Registers) -> None:
 
 
 _RIP: Final = Registers.rip.offset
+
+
+def get_instruction_pointer(pid: int) -> int:
+    """Where nothing else of the registers is asked for: cheaper than all."""
+    address: int = _ptrace(_PEEKUSER, pid, _RIP, None)
+    if address == -1:
+        _fail(_PEEKUSER, pid)
+    return address
 
 
 def set_instruction_pointer(pid: int, address: int) -> None:
