@@ -90,7 +90,7 @@ class Away:
         home.counters["syscalls_forwarded"] += 1
         home.operations.begin(
             row.name, thread, self._visible(handler(home, thread, message.arguments, message)),
-            lambda value: self._answer(thread, value),
+            lambda value: self._answer(thread, value) if message.answer else None,
         )  # fmt: skip
 
     def _visible(self, steps: Steps) -> Steps:

@@ -7,7 +7,7 @@ handlers carry out those that are more than marshalling; a few need no home (clo
 
 from __future__ import annotations
 
-from errno import EAGAIN
+from errno import EAGAIN, EFAULT
 from typing import TYPE_CHECKING, Final
 
 from supervisor.arch.base import NO_CALL
@@ -19,6 +19,7 @@ from supervisor.driver.restarts import ERESTARTNOINTR, RESTART_CODES, RETURNS, r
 from supervisor.syscalls import handlers
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import clocks, futex
+from supervisor.syscalls.handlers.signals import SIGSET_SIZE
 from supervisor.syscalls.marshal import gather, goes_on, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.tracee import ptrace
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from supervisor.driver.lender import Lender
     from supervisor.driver.thread import Thread
 
+UNANSWERED: Final = frozenset(("set_robust_list",))
+"""Calls that only tell home something. With arguments that are in order they succeed."""
 ARCH_SET_GS: Final = 0x1001
 ARCH_SET_FS: Final = 0x1002
 
@@ -142,21 +145,40 @@ class Forwarding:
         payload = xstate = b""
         compared = False
         if row.handler == "futex":
-            where, size = futex.timeout_address(arguments), row.timespec.size
-            if where and lender.check(where, size, Access.READ):
-                yield Acquire(((where, size, Access.READ),))
-                payload = lender.read(where, size)
+            where = futex.timeout_address(arguments)
+            payload = yield from self._bytes_at(where, row.timespec.size)
             equal = self._compares(arguments)
             if equal is False and not where:
                 return -EAGAIN
             compared = equal is True
         elif row.name == "clone":
             xstate = ptrace.get_xstate(thread.task)
+        elif row.name == "rt_sigprocmask":
+            payload = yield from self._bytes_at(arguments[1], SIGSET_SIZE)
+        told = row.name in UNANSWERED and row.arch.robust_list.size == arguments[1]
         lender.send(
-            HOME, self._special_call(thread, row, arguments, payload, xstate, compared)
+            HOME,
+            self._special_call(thread, row, arguments, payload, xstate, compared, not told),
         )
+        if told:
+            return 0
         result = yield Reply()
+        if not result.outs or not arguments[2]:
+            return result.ret
+        (_, _, data), = result.outs
+        if not lender.check(arguments[2], len(data), Access.WRITE):
+            return -EFAULT
+        yield Acquire(((arguments[2], len(data), Access.WRITE),))
+        lender.write(arguments[2], data)
         return result.ret
+
+    def _bytes_at(self, address: int, length: int) -> Steps:
+        """What is there; nothing where the program may not read it."""
+        lender = self._lender
+        if not address or not lender.check(address, length, Access.READ):
+            return b""
+        yield Acquire(((address, length, Access.READ),))
+        return lender.read(address, length)
 
     def _compares(self, arguments: list[int]) -> bool | None:
         """Whether the word that a private futex call is to wait for is as expected.
@@ -177,11 +199,12 @@ class Forwarding:
     @staticmethod
     def _special_call(
         thread: Thread, row: Row, arguments: list[int], payload: bytes = b"", xstate: bytes = b"",
-        compared: bool = False,
+        compared: bool = False, answer: bool = True,
     ) -> SpecialCall:  # fmt: skip
         return SpecialCall(
-            thread.tid, row.number, arguments, payload, bytes(thread.registers), xstate, compared
-        )
+            thread.tid, row.number, arguments, payload, bytes(thread.registers), xstate, compared,
+            answer,
+        )  # fmt: skip
 
     def _exit(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         self._lender.send(HOME, self._special_call(thread, row, arguments))

@@ -47,10 +47,11 @@ from supervisor.driver.messages import (
     Trouble,
     UserSignal,
 )
-from supervisor.driver.operations import Operation, Reply, flush_first
+from supervisor.driver.operations import Operation, Reply, Steps, flush_first
 from supervisor.driver.probes import Probes
 from supervisor.driver.thread import Thread
 from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError, PeerLost
+from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.table import TABLES
 from supervisor.tracee import clock, control, inject, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind
@@ -184,10 +185,22 @@ class Lender(Supervisor):
         ptrace.set_thread_areas(result, message.tls)
         ptrace.set_registers(result, thread.registers)
         restore_xstate(result, message.xstate, self.shown.states)
-        if self.node.armed and self.checks.catch(thread):
+        self.operations.begin("arrive", thread, self._arrival(thread), lambda _: self._go(thread))
+
+    def _arrival(self, thread: Thread) -> Steps:
+        """Fetch at once what a thread will touch first, and in turn: stack and thread block."""
+        registers = thread.registers
+        wanted = ((registers.rsp - 8, 16), (registers.fs_base, 8))
+        yield Acquire(tuple(
+            (address, length, Access.WRITE) for address, length in wanted
+            if self.check(address, length, Access.WRITE) and not self.is_joint(address, length)
+        ))  # fmt: skip
+
+    def _go(self, thread: Thread) -> None:
+        if not thread.leaving and self.node.armed and self.checks.catch(thread):
             self.checks.trap_caught()  # it read home's armed byte
         else:
-            thread.cont()
+            self.move_on(thread)
 
     def drop(self, thread: Thread) -> None:
         """End a worker whose thread goes on elsewhere, or has ended."""

@@ -111,7 +111,8 @@ class SpecialCall(ControlMessage, frozen=True, array_like=True, tag="special"):
 
     `payload` holds what the handler wants gathered on the way (a timeout),
     `registers` and `xstate` the thread's context where it matters (clone). `compared`: the
-    futex word that the thread is to wait for is as expected in the host's own copy.
+    futex word that the thread is to wait for is as expected in the host's own copy. Without
+    `answer` the thread goes on meanwhile.
     """
 
     tid: int
@@ -121,6 +122,7 @@ class SpecialCall(ControlMessage, frozen=True, array_like=True, tag="special"):
     registers: bytes
     xstate: bytes
     compared: bool = False
+    answer: bool = True
 
 
 class CallDone(ControlMessage, frozen=True, array_like=True, tag="done"):

@@ -19,6 +19,7 @@ from supervisor.driver.signals import (
     for_kernel,
     take_unblocked,
 )
+from supervisor.syscalls.call import Result
 from supervisor.syscalls.handlers import arguments
 from supervisor.tracee import ptrace
 from supervisor.units import HOME
@@ -66,23 +67,30 @@ def act(home: Home, thread: Thread, number: int, action: bytes) -> Steps:
     return result
 
 
-def rt_sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
+def rt_sigprocmask(
+    home: Home, thread: Thread, args: list[int], call: SpecialCall | None
+) -> Steps:
+    """The host of a thread elsewhere reads and writes the sets, which lie on its stack there."""
     how, new, old, size = args[:4]
     if size != SIGSET_SIZE:
         return -errno.EINVAL
     before = ptrace.get_signal_mask(thread.task) & ~FORCED_MASK | thread.virtual_mask
     if new:
-        data = yield from arguments.read(home, new, SIGSET_SIZE)
-        if data is None:
+        if call is None:
+            data = yield from arguments.read(home, new, SIGSET_SIZE)
+        else:
+            data = call.payload
+        if not data:
             return -errno.EFAULT
         after = _masked(how, before, int.from_bytes(data, "little"), 0)
         if after is None:
             return -errno.EINVAL
         _set_mask(thread, after)
         yield from _unblocked(home, thread)
-    if old:
-        return (yield from arguments.write(home, old, before.to_bytes(SIGSET_SIZE, "little")))
-    return 0
+    told = before.to_bytes(SIGSET_SIZE, "little")
+    if call is not None:
+        return Result(0, [(0, 0, told)])
+    return (yield from arguments.write(home, old, told)) if old else 0
 
 
 def _unblocked(home: Home, thread: Thread) -> Steps:

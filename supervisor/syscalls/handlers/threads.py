@@ -178,9 +178,12 @@ def _release_robust_list(home: Home, thread: Thread) -> Steps:
 
 def exit_(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     """The end of one thread: clear its id word and wake who waits for it (futex(2))."""
-    yield from _release_robust_list(home, thread)
     address = thread.clear_child_tid
-    if address and home.check(address, 4, Access.WRITE):
+    clears = bool(address) and home.check(address, 4, Access.WRITE)
+    if clears:  # its page has the list's head, too, as a rule: have it fetched once
+        yield Acquire(((address, 4, Access.WRITE),))
+    yield from _release_robust_list(home, thread)
+    if clears:
         yield Hold(((address, 4, Access.WRITE),))
         home.write(address, bytes(4))
         futex.wake_one(home, address)
