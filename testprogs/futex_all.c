@@ -12,7 +12,7 @@
 
 #include "common.h"
 
-enum { WAITERS = 4, LOST_S = 60 };
+enum { WAITERS = 4, LOST_S = 20 };
 
 typedef _Atomic int word_t;
 
@@ -254,6 +254,27 @@ static void *count_under_lock(void *index)
 	return NULL;
 }
 
+/* Wakes without a pause until somebody has been woken: who wants to wait must get to it. */
+static void *wait_once(void *index)
+{
+	stay_on(pointer_as_index(index));
+	CHECK(wait_long(&apart[6].word, 0) == 0);
+	return NULL;
+}
+
+static void wake_eagerly(void)
+{
+	for (int round = 0; round < 20; round++) {
+		time_t limit = time(NULL) + LOST_S;
+		pthread_t thread;
+
+		CHECK(pthread_create(&thread, NULL, wait_once, index_as_pointer(round)) == 0);
+		while (wake(&apart[6].word, 1) == 0)
+			CHECK(time(NULL) < limit);
+		CHECK(pthread_join(thread, NULL) == 0);
+	}
+}
+
 static void nothing(int signal_number)
 {
 	(void)signal_number;
@@ -300,6 +321,7 @@ int main(int argc, char **argv)
 	counts();
 	wake_and_change();
 	signals();
+	wake_eagerly();
 	run_threads(4, take_turns);
 	run_threads(WAITERS, count_under_lock);
 	printf("%ld under the lock\n", shared_count);

@@ -8,6 +8,7 @@ need only agree in a name for their queue. So threads wait for a word in scratch
 it holds is a number that every wake-up changes first. A thread whose word home has found
 to be as expected, and which is not in the kernel's queue yet when another is to be woken,
 meets another number there, and its call begins anew (`EAGAIN`): no wake-up is lost.
+Where that happens to one again and again, the next wake-up waits for it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _SLAB: Final = 4096
 class FutexWord:
     """That of one address of the program's while threads wait for it."""
 
-    __slots__ = ("address", "at", "linked", "value", "waiters")
+    __slots__ = ("address", "at", "linked", "starving", "value", "waiters")
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -32,6 +33,8 @@ class FutexWord:
         self.value = 0
         self.address = 0
         self.waiters = 0
+        self.starving = 0
+        """How many of the waiters have come too late for the queue several times."""
         self.linked = False
         """Threads that wait for it may have been requeued, from or to another word."""
 

@@ -16,13 +16,16 @@ host's wake, which comes here too: no wake-up is lost.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence import home as coherence_home
 from supervisor.coherence.messages import Access
-from supervisor.driver.operations import AcquireLocked, Native, Steps
+from supervisor.driver.operations import AcquireLocked, Native, Steps, Wait
+from supervisor.driver.restarts import ERESTART_RESTARTBLOCK, ERESTARTSYS
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import futex_op
 from supervisor.syscalls.spec import Row
@@ -65,6 +68,11 @@ PRIVATE_WAKE_OP: Final = WAKE_OP | PRIVATE
 CLOCK_REALTIME: Final = 0x100
 TRIES_MAX: Final = 1000
 WORD_SIZE: Final = 4
+PATIENCE: Final = 2
+"""Times that a thread may come too late for the queue before others wait for it."""
+TURN_S: Final = 300e-6
+"""What it takes a thread to get into the queue, by and large."""
+_turns = itertools.count()
 ADDRESSES_END: Final = 1 << 47
 
 
@@ -95,7 +103,9 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     if address & 3:
         return -errno.EINVAL
     if operation in PRIVATE_WAKES:  # by address alone: there need be nothing
-        return _wake(home, args) if address < ADDRESSES_END else -errno.EFAULT
+        if address >= ADDRESSES_END:
+            return -errno.EFAULT
+        return (yield from _wake_in_turn(home, args))
     access = Access.WRITE if command in WRITES else Access.READ
     ranges = [(address, WORD_SIZE, access)]
     if command in WITH_SECOND:
@@ -132,7 +142,7 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
         return -errno.EINVAL
     if waits_privately(args):
         compared = call is not None and call.compared and _has_latest(home, thread.away, address)
-        return (yield from _wait_privately(home, row, args, timeout, compared))
+        return (yield from _wait_privately(home, thread, row, args, timeout, compared))
     return (yield from _wait(home, row, args, tuple(ranges), timeout))
 
 
@@ -146,7 +156,7 @@ def _has_latest(home: Home, host: HostId, address: int) -> bool:
 
 
 def _wait_privately(
-    home: Home, row: Row, args: list[int], timeout: bytes, compared: bool
+    home: Home, thread: Thread, row: Row, args: list[int], timeout: bytes, compared: bool
 ) -> Steps:
     """`compared`: the word was as expected, and nobody can have been woken since."""
     address, words = args[0], home.futex_words
@@ -156,7 +166,9 @@ def _wait_privately(
         if timeout:
             final[3] = lease.allocate(len(timeout))
             lease.write(final[3], timeout)
-        for _ in range(TRIES_MAX):
+        for attempt in range(TRIES_MAX):
+            if attempt and thread.pending_signals:
+                return ERESTART_RESTARTBLOCK if timeout else ERESTARTSYS
             if not compared:
                 yield Acquire(((address, WORD_SIZE, Access.READ),))
                 if not is_expected(home.read(address, WORD_SIZE), args):
@@ -164,9 +176,12 @@ def _wait_privately(
             compared = False
             word = words.enter(home.scratch, address)
             final[0], final[2] = word.at, word.value
+            starves = attempt >= PATIENCE
+            word.starving += starves
             try:
                 result = yield Native(row.number, final)
             finally:
+                word.starving -= starves
                 words.leave(word)
             if result != -errno.EAGAIN:
                 return result
@@ -174,6 +189,16 @@ def _wait_privately(
         return 0  # it has been woken often enough
     finally:
         lease.release()
+
+
+def _wake_in_turn(home: Home, args: list[int]) -> Steps:
+    """Who wakes again and again leaves the time to wait to whoever comes too late each time."""
+    word = home.futex_words.find(args[0])
+    if word is not None and word.starving:
+        key = ("futex", next(_turns))
+        home.events.at(time.monotonic() + TURN_S, lambda: home.operations.wake(key, None))
+        yield Wait(key)
+    return _wake(home, args)
 
 
 def _wake(home: Home, args: list[int]) -> int:
