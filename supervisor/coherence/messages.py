@@ -73,14 +73,16 @@ class Fault(NamedTuple):
     """A requester needs all of `needs` at once before it can go on.
 
     Raised for a stopped guest thread and for the supervisor's own accesses.
-    `above` and `below` are how many pages after the last one and before the first
-    one the requester's areas allow to be fetched as well: hints for bulk transfer.
+    `page` is the one that is missing (of one of the needs; none said: of the last), `above`
+    and `below` how many pages after and before its need the requester's areas allow to be
+    fetched as well: hints for bulk transfer.
     """
 
     requester: int
     needs: tuple[Run, ...]
     above: int = 0
     below: int = 0
+    page: int = -1
 
 
 class Released(NamedTuple):

@@ -52,6 +52,7 @@ from supervisor.coherence.pages import (
     covers,
     normalised,
     run_of,
+    without,
 )
 from supervisor.coherence.policy import POLICIES
 from supervisor.coherence.remote import Remote
@@ -81,6 +82,16 @@ class Demand:
     locked: bool
     above: int = 0
     below: int = 0
+    page: int = -1
+
+    @property
+    def followed(self) -> tuple[Run, ...]:
+        """The needs, with the one last that a stream may go on from."""
+        needs = self.needs
+        for at, need in enumerate(needs[:-1]):
+            if need.first <= self.page < need.first + need.count:
+                return (*needs[:at], *needs[at + 1 :], need)
+        return needs
 
 
 @dataclass(slots=True)
@@ -204,7 +215,7 @@ class Node:
 
     def _fault(self, event: Fault) -> None:
         self._forget_requester(event.requester)
-        demand = Demand(_checked(event.needs), False, event.above, event.below)
+        demand = Demand(_checked(event.needs), False, event.above, event.below, event.page)
         self._count(demand)
         self.serve(event.requester, demand)
 
@@ -254,10 +265,15 @@ class Node:
                 if early:
                     self._read_ahead(fetching.stream, demand)
                 return
-        stream = self.streams.follow(demand.needs)
-        needs, ahead = stream.asks(demand.needs, demand.above, demand.below, self.pages.access)
+        followed = demand.followed
+        stream = self.streams.follow(followed)
+        needs, ahead = stream.asks(followed, demand.above, demand.below, self.pages.access)
         if demand.locked:
             needs, ahead = demand.needs, ()
+        elif len(needs) > 1:
+            needs = normalised(needs)
+            for need in needs:
+                ahead = tuple(without(ahead, need.first, need.count))
         self._fetch_last += 1
         fetch = self._fetch_last
         asked = normalised((*needs, *ahead))
@@ -271,12 +287,13 @@ class Node:
     def _read_ahead(self, stream: Stream, demand: Demand) -> None:
         """Ask for the next windows of a stream under way before they are needed: they come
         while the last one is used."""
-        while (asked := stream.asks_on(demand.needs, demand.above, self.pages.access)) is not None:
+        needs = demand.followed
+        while (asked := stream.asks_on(needs, demand.above, self.pages.access)) is not None:
             self._fetch_last += 1
             first, count, access = asked
-            needs, ahead = (run_of(first, 1, access),), (run_of(first + 1, count - 1, access),)
-            self.fetching[self._fetch_last] = Fetching(needs, ahead, (asked,), False, stream)
-            self.side.fetch(Fetch(self._fetch_last, needs, ahead, stream.streak))
+            one, ahead = (run_of(first, 1, access),), (run_of(first + 1, count - 1, access),)
+            self.fetching[self._fetch_last] = Fetching(one, ahead, (asked,), False, stream)
+            self.side.fetch(Fetch(self._fetch_last, one, ahead, stream.streak))
 
     def _admit(self, requester: int, demand: Demand) -> bool:
         """Resume the requester, or let it wait for a page that is busy here.

@@ -85,6 +85,8 @@ class Stream:
     """Pages that a first store asks for."""
     expected: int = 0
     """How many were expected when it began."""
+    bound: int = 0
+    """How many it needed both times before, as far as is known; 0 where it may go on."""
     writes: bool = False
     """A stream of loads: its last window was asked for to write."""
 
@@ -115,13 +117,15 @@ class Stream:
         if along <= self._had(step):
             # It was here, and somebody else has taken it.
             self.start, self.streak, self.window = first, 0, 1
-            self.reach, self.reach_before, self.expected = end - first, 0, 0
+            self.reach, self.reach_before, self.expected, self.bound = end - first, 0, 0, 0
             self.step = 0 if abs(step) == 1 else step
         else:
             self.step = step
             self.streak += 1
-            self.window = min(self.window * GROWTH, self.window_max)
             self.reach += along - 1 + end - first
+            if 0 < self.bound < self.reach:
+                self.bound, self.window = 0, 1  # further than before: who knows how far
+            self.window = min(self.window * GROWTH, self.window_max)
         self.low, self.high, self.had = first, end, 0
 
     def begin_again(self, first: int, end: int) -> None:
@@ -130,7 +134,8 @@ class Stream:
         Of the last window that it got by going on, half may have been needed.
         """
         reach = max(self.reach + (self.had // 2 if self.streak else 0), self.expected)
-        self.expected = min(reach, self.reach_before, self.window_max)
+        self.bound = min(reach, self.reach_before)
+        self.expected = min(self.bound, self.window_max)
         self.reach, self.reach_before = end - first, reach
         if self.expected > 1:
             self.streak, self.window = STREAM_STREAK, self.expected
@@ -140,6 +145,11 @@ class Stream:
         self.low, self.high, self.had = first, end, 0
 
     @property
+    def lonely(self) -> bool:
+        """Whether no more than one page was ever needed of it."""
+        return max(self.reach, self.reach_before) == 1
+
+    @property
     def _begins(self) -> bool:
         """Whether it stands where it began, with expectations."""
         return self.streak == STREAM_STREAK and self.start == self.low and self.window > 1
@@ -147,10 +157,10 @@ class Stream:
     def asks(
         self, needs: tuple[Run, ...], above: int, below: int, own: PageMap
     ) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-        """(needs, pages ahead) to ask home for.
+        """(needs, pages ahead) to ask home for; the last of `needs` is the one that is followed.
 
-        The pages ahead are at most `above` behind the last need, and `below` before
-        the first. `own` is what this host may do to each page.
+        The pages ahead are at most `above` behind that one, and `below` before it. `own` is
+        what this host may do to each page.
         """
         *others, last = needs
         if self.access == Access.READ and self.streak:
@@ -167,8 +177,10 @@ class Stream:
         elif self._begins:
             # What comes behind was never needed: go on by as much again, no more.
             self.window = max(self.window // GROWTH, 1)
+        if self.bound and self.streak:  # what lies behind is somebody else's
+            count = min(count, self.bound - self.reach)
         step = self.step or 1
-        count = min(count, above // step if step > 0 else (0 if others else below // -step))
+        count = min(count, above // step if step > 0 else below // -step)
         self.asked = self.high
         if not count:
             return needs, ()
@@ -236,12 +248,14 @@ class Streams:
         table = self._tables[access]
         end = first + count
         stream, step = table.find(first, end)
-        if stream is None:
+        stride = 0
+        if count == 1 and not step and (stream is None or stream.lonely):
+            stride = table.stride(first)
+        if stream is None or stride:
             stream = Stream(
                 access, first, first, end, window_max=self._window_max,
                 ahead_streak=self._ahead_streak, reach=count, chunk=self._chunk,
             )  # fmt: skip
-            stride = table.stride(first) if count == 1 else 0
             if stride:
                 stream.step, stream.streak = stride, STREAM_STREAK
                 stream.window = min(GROWTH**STREAM_STREAK, self._window_max)
@@ -324,15 +338,23 @@ class _Table:
             self._by_next[page] = stream
 
     def stride(self, page: int) -> int:
-        """The stride by which a page follows two faults that continued nothing; 0 for none."""
+        """The stride by which a page follows two faults that continued nothing; 0 for none.
+
+        Several streams of one stride may take turns: some pages of each row of a matrix.
+        """
         recent = self._recent
+        known = {*recent, page}
         found = 0
         for before in reversed(recent):
             stride = page - before
-            if 1 < abs(stride) <= STRIDE_MAX and before - stride in recent:
+            if 1 < abs(stride) <= STRIDE_MAX and before - stride in known:
                 # Of faults all over a place any three may happen to be as far apart.
                 low, high = sorted((before - stride, page))
-                found = stride if sum(low < other < high for other in set(recent)) == 1 else 0
+                if all(
+                    other - stride in known or other + stride in known
+                    for other in known if low < other < high
+                ):  # fmt: skip
+                    found = stride
                 break
         recent.append(page)
         return found

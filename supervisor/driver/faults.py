@@ -98,7 +98,8 @@ class Faults:
         if locked:
             supervisor.step(BusLock(thread.requester, runs))
         else:
-            supervisor.step(Fault(thread.requester, runs, *room(supervisor.space, runs)))
+            hints = room(supervisor.space, runs, address >> PAGE_SHIFT)
+            supervisor.step(Fault(thread.requester, runs, *hints))
         return True
 
     def wish(self, page: PageNumber, access: Access, area: Area) -> Access:

@@ -53,13 +53,17 @@ def mapped_runs(
     return runs_of(mapped)
 
 
-def room(space: AddressSpace, runs: tuple[Run, ...]) -> tuple[int, int]:
-    """How many pages behind the last of these are of the same area as it, and before
-    the first of these as that, within bounds."""
-    start, end = runs[0].first << PAGE_SHIFT, runs[-1].first + runs[-1].count << PAGE_SHIFT
+def room(space: AddressSpace, runs: tuple[Run, ...], page: int) -> tuple[int, int, int]:
+    """Of the run that has this page, how many pages behind it are of the same area as its
+    last one, and before it as its first one, within bounds; and the page. (See `Fault`.)"""
+    run = next(
+        (run for run in runs if run.first <= page < run.first + run.count), runs[-1]
+    )
+    start, end = run.first << PAGE_SHIFT, run.first + run.count << PAGE_SHIFT
     high = space.find(end - 1)
     low = high if high is not None and high.start <= start else space.find(start)
     return (
         0 if high is None else min(high.end - end >> PAGE_SHIFT, ROOM_ABOVE_MAX),
         0 if low is None else min(start - low.start >> PAGE_SHIFT, WINDOW_PAGES_MAX),
+        page,
     )

@@ -76,7 +76,7 @@ def _begin(
         with contextlib.suppress(ptrace.TraceeGone):
             ptrace.interrupt(thread.task)
         return
-    supervisor.step(Fault(thread.requester, runs, *room(supervisor.space, runs)))
+    supervisor.step(Fault(thread.requester, runs, *room(supervisor.space, runs, page)))
 
 
 def _look_ahead(

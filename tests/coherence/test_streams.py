@@ -136,7 +136,7 @@ def test_the_third_time_as_much_is_asked_for_as_was_needed_before() -> None:
     assert len(passes[0]) == len(passes[1]) == 4
     # Up to the last page that was asked for, and half of what was got with it.
     assert passes[2][0][1:] == (53, STREAM_STREAK)
-    assert [len(one) for one in passes[2:]] == [2, 2, 1, 1]
+    assert [len(one) for one in passes[2:]] == [3, 3, 1, 1]
     assert all(sum(count for _, count, _ in one) <= 2.1 * 64 for one in passes[2:])
     # A loss ends that.
     host.touch(100, Access.READ)

@@ -10,12 +10,13 @@ from supervisor.driver.ranges import mapped_runs, room, runs_of
 _SPACE = AddressSpace([Area(0x10000, 0x90000, READ), Area(0xA0000, 0xA3000, READ | WRITE)])
 
 
-def test_pages_ahead_are_of_the_last_page_that_is_wanted() -> None:
+def test_pages_ahead_are_of_the_area_of_the_missing_page() -> None:
     """An instruction may read a large area and write the last page of another."""
     read, write = (0x10008, 8, Access.READ), (0xA2FF8, 8, Access.WRITE)
-    assert room(_SPACE, runs_of([read])) == (0x7F, 0)
-    assert room(_SPACE, runs_of([read, write])) == (0, 0)
-    assert room(_SPACE, runs_of([read, (0xA0000, 1, Access.WRITE)])) == (2, 0)
+    assert room(_SPACE, runs_of([read]), 0x10) == (0x7F, 0, 0x10)
+    assert room(_SPACE, runs_of([read, write]), 0xA2) == (0, 2, 0xA2)
+    assert room(_SPACE, runs_of([read, write]), 0x10) == (0x7F, 0, 0x10)
+    assert room(_SPACE, runs_of([read, (0xA0000, 1, Access.WRITE)]), 0xA0) == (2, 0, 0xA0)
 
 
 def test_a_page_is_asked_for_once_with_the_greatest_access() -> None:
