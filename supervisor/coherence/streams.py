@@ -53,6 +53,9 @@ AHEAD_WINDOWS_MAX: Final = 2
 what it has gone through: they are on their way while one is being put into memory. More
 would keep a slow link from everybody else, and gain nothing."""
 
+SLACK_PAGES: Final = 32
+"""So many pages more than needed cost less than to ask once more."""
+
 RECENT: Final = 8
 """Among so many faults that continue nothing three in a row of one stride are sought."""
 
@@ -85,8 +88,10 @@ class Stream:
     """Pages that a first store asks for."""
     expected: int = 0
     """How many were expected when it began."""
-    bound: int = 0
-    """How many it needed both times before, as far as is known; 0 where it may go on."""
+    least: int = 0
+    """How many it needed each time before, at least as far as is known."""
+    most: int = 0
+    """And at most; 0 where nothing is known."""
     writes: bool = False
     """A stream of loads: its last window was asked for to write."""
 
@@ -117,32 +122,51 @@ class Stream:
         if along <= self._had(step):
             # It was here, and somebody else has taken it.
             self.start, self.streak, self.window = first, 0, 1
-            self.reach, self.reach_before, self.expected, self.bound = end - first, 0, 0, 0
+            self.reach, self.reach_before, self.expected = end - first, 0, 0
+            self.least = self.most = 0
             self.step = 0 if abs(step) == 1 else step
         else:
             self.step = step
             self.streak += 1
             self.reach += along - 1 + end - first
-            if 0 < self.bound < self.reach:
-                self.bound, self.window = 0, 1  # further than before: who knows how far
+            if 0 < self.most < self.reach:
+                self.most, self.window = 0, 1  # further than ever: who knows how far
             self.window = min(self.window * GROWTH, self.window_max)
         self.low, self.high, self.had = first, end, 0
 
     def begin_again(self, first: int, end: int) -> None:
-        """A need where it began before: as much will be needed as both times before.
+        """A need where it began before: as much will be needed as the times before.
 
-        Of the last window that it got by going on, half may have been needed.
+        That was what it needed last, and perhaps some of what it had beyond.
         """
-        reach = max(self.reach + (self.had // 2 if self.streak else 0), self.expected)
-        self.bound = min(reach, self.reach_before)
-        self.expected = min(self.bound, self.window_max)
-        self.reach, self.reach_before = end - first, reach
+        least, most = self.reach, self.reach + self.had
+        alike = self.least <= most and least <= self.most
+        if alike:
+            self.least, self.most = max(least, self.least), min(most, self.most)
+        else:
+            self.least, self.most = least, most
+        self.expected = min(self._sure, self.window_max) if alike else 0
+        self.reach, self.reach_before = end - first, least
         if self.expected > 1:
             self.streak, self.window = STREAM_STREAK, self.expected
         else:
             self.step = 0 if abs(self.step) == 1 else self.step
             self.streak, self.window = 0, 1
         self.low, self.high, self.had = first, end, 0
+
+    @property
+    def _sure(self) -> int:
+        """How many it will need, and not many more."""
+        return self.most if self.most - self.least <= SLACK_PAGES else self.least
+
+    @property
+    def _left(self) -> int:
+        """How many to ask for beyond the need it stands at: what lies further on may be somebody
+        else's to write. Where it is not known how many, half of what there may be."""
+        if self.reach < self._sure:
+            return self._sure - self.reach
+        left = self.most - self.reach
+        return left if left <= SLACK_PAGES else left // 2
 
     @property
     def lonely(self) -> bool:
@@ -177,8 +201,8 @@ class Stream:
         elif self._begins:
             # What comes behind was never needed: go on by as much again, no more.
             self.window = max(self.window // GROWTH, 1)
-        if self.bound and self.streak:  # what lies behind is somebody else's
-            count = min(count, self.bound - self.reach)
+        if self.most and self.streak:
+            count = min(count, self._left)
         step = self.step or 1
         count = min(count, above // step if step > 0 else below // -step)
         self.asked = self.high

@@ -79,6 +79,31 @@ def test_a_stream_may_have_a_stride() -> None:
         assert all(host.own.get(page + 1) == Access.NONE for page in pages[:30])
 
 
+def test_streams_of_one_stride_may_take_turns() -> None:
+    """Some pages of each row of a matrix, on each of several walks through it."""
+    for together in ((0, 1), (0, 1, 3), (0, 2)):
+        host = Host()
+        pages = [3000 + 4 * row + at for row in range(200) for at in together]
+        for _ in range(3):
+            for page in pages:
+                host.touch(page, Access.READ)
+            assert len(host.faults()) <= 12 * len(together)
+            host.lose(0, 10_000)
+
+
+def test_a_stream_that_begins_again_ends_where_it_ended() -> None:
+    """What lies behind is somebody else's: it is asked for but a little of it."""
+    host = Host()
+    host.own.set(0, 10_000, Access.READ)
+    for walk in range(5):
+        for page in range(1000, 1000 + 2000):
+            host.touch(page, Access.WRITE)
+        beyond = sum(run.count for run in host.own.runs(3000, 1000) if run.value == Access.WRITE)
+        assert beyond < (WINDOW_PAGES_MAX if walk < 2 else WINDOW_PAGES_MAX // 4), walk
+        host.lose(0, 10_000, Access.READ)
+    assert len(host.faults()) < 5 * 12
+
+
 def test_faults_here_and_there_are_no_stream() -> None:
     host = Host()
     for page in (7, 100, 31, 2000, 52, 777, 9, 1234):
