@@ -163,14 +163,18 @@ class Forwarding:
         if told:
             return 0
         result = yield Reply()
-        if not result.outs or not arguments[2]:
+        if row.name != "rt_sigprocmask" or result.ret < 0 or not arguments[2]:
             return result.ret
-        (_, _, data), = result.outs
-        if not lender.check(arguments[2], len(data), Access.WRITE):
+        return (yield from self._put(arguments[2], result.outs[0][2]))
+
+    def _put(self, address: int, data: bytes) -> Steps:
+        """0, or -EFAULT when the program may not write there."""
+        lender = self._lender
+        if not lender.check(address, len(data), Access.WRITE):
             return -EFAULT
-        yield Acquire(((arguments[2], len(data), Access.WRITE),))
-        lender.write(arguments[2], data)
-        return result.ret
+        yield Acquire(((address, len(data), Access.WRITE),))
+        lender.write(address, data)
+        return 0
 
     def _bytes_at(self, address: int, length: int) -> Steps:
         """What is there; nothing where the program may not read it."""

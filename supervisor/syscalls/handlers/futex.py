@@ -116,7 +116,7 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
         if not home.check(start, length, wanted):
             return -errno.EFAULT
     if operation in PRIVATE_MOVES:
-        return (yield from _requeue(home, args, ranges))
+        return (yield from _requeue(home, args, ranges[0]))
     if operation == PRIVATE_WAKE_OP:
         yield AcquireLocked(tuple(ranges))
         return _wake_op(home, args)
@@ -214,13 +214,11 @@ def _wake(home: Home, args: list[int]) -> int:
     return _now(home, [word.at, operation, *rest], ())
 
 
-def _requeue(
-    home: Home, args: list[int], ranges: Iterable[tuple[int, int, Access]]
-) -> Steps:
-    """FUTEX_REQUEUE and FUTEX_CMP_REQUEUE."""
+def _requeue(home: Home, args: list[int], where: tuple[int, int, Access]) -> Steps:
+    """FUTEX_REQUEUE and FUTEX_CMP_REQUEUE, of the word that is there."""
     address, operation, count, moved, second, expected = args
     operation &= 0xFFFF_FFFF
-    yield Acquire(tuple(ranges))
+    yield Acquire((where,))
     if not (0 <= count & 0xFFFF_FFFF < 1 << 31 and 0 <= moved & 0xFFFF_FFFF < 1 << 31):
         return -errno.EINVAL
     if operation == CMP_REQUEUE | PRIVATE and int.from_bytes(
