@@ -165,7 +165,7 @@ class Stream:
         else's to write. Where it is not known how many, half of what there may be."""
         if self.reach < self._sure:
             return self._sure - self.reach
-        left = self.most - self.reach
+        left = max(self.most - self.reach, 0)  # a need may be of more pages than ever
         return left if left <= SLACK_PAGES else left // 2
 
     @property

@@ -109,6 +109,16 @@ def test_a_stream_that_begins_again_ends_where_it_ended() -> None:
         assert len(host.faults()) <= 6 * 9
 
 
+def test_a_need_may_be_of_more_pages_than_the_stream_ever_had() -> None:
+    streams, own = Streams(), PageMap(Access.NONE)
+    for first, count in [(50, 1), (51, 1), (52, 1)] * 3 + [(50, 5), (50, 9), (50, 1)]:
+        needs = (run_of(first, count, Access.READ),)
+        stream = streams.follow(needs)
+        got, ahead = stream.asks(needs, ROOM if count > 1 else 0, 0, own)
+        assert got == needs
+        assert all(run.count > 0 for run in ahead)
+
+
 def test_faults_here_and_there_are_no_stream() -> None:
     host = Host()
     for page in (7, 100, 31, 2000, 52, 777, 9, 1234):
