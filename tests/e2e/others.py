@@ -23,12 +23,13 @@ from harness import Finished, Place
 LIMIT_S = 120.0
 SHOWN_MAX = 100
 HERE = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games", "LC_ALL": "C",
-        "HOME": "/nonexistent", "GIT_CONFIG_COUNT": "3",
+        "HOME": "/dev/null", "GIT_CONFIG_COUNT": "3",
         "GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "nobody",
         "GIT_CONFIG_KEY_1": "user.email", "GIT_CONFIG_VALUE_1": "nobody@example.org",
         "GIT_CONFIG_KEY_2": "gc.auto", "GIT_CONFIG_VALUE_2": "0",
         "GIT_AUTHOR_DATE": "2020-01-01T00:00Z", "GIT_COMMITTER_DATE": "2020-01-01T00:00Z"}
-"""Debian's own programs, the same words everywhere, nobody's configuration."""
+"""Debian's own programs, the same words everywhere, nobody's configuration (and a home where
+even root can make none)."""
 
 TEXT = "python3 -c 'import random; r = random.Random(1); print(chr(10).join(" \
        "str(r.randrange(10**9)) + chr(32) + chr(97 + r.randrange(26)) * r.randrange(60) " \
