@@ -48,6 +48,18 @@ static inline int pointer_as_index(void *pointer)
 	return (int)(intptr_t)pointer;
 }
 
+/* Moves this thread to a processor, of which there may be fewer. */
+static inline void stay_on(int processor)
+{
+	int there = processor % (int)sysconf(_SC_NPROCESSORS_ONLN);
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(there, &one);
+	CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+	CHECK(sched_getcpu() == there);
+}
+
 /* Runs body(0) ... body(count - 1), each on a thread of its own, and joins all. */
 static inline void run_threads(int count, void *(*body)(void *))
 {

@@ -51,15 +51,6 @@ static long wait_long(word_t *word, int value)
 	return call(word, FUTEX_WAIT_PRIVATE, value, &limit, NULL, 0);
 }
 
-static void stay_on(int processor)
-{
-	cpu_set_t one;
-
-	CPU_ZERO(&one);
-	CPU_SET(processor % (int)sysconf(_SC_NPROCESSORS_ONLN), &one);
-	CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
-}
-
 /* Moves waiters from one word to another until `count` have come, waking none. */
 static void gather(word_t *from, word_t *to, int count)
 {

@@ -5,9 +5,8 @@
  */
 #include <cpuid.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 
-#include "common.h"
+#include "everywhere.h"
 
 typedef void ask_t(unsigned leaf, unsigned subleaf, unsigned answer[4]);
 
@@ -55,38 +54,14 @@ static void report(const char *who, int number)
 	       !!(there[1] & bit_AVX512F));
 }
 
-static void *body(void *index)
-{
-	cpu_set_t one;
-
-	CPU_ZERO(&one);
-	CPU_SET(pointer_as_index(index), &one);
-	CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
-	CHECK(sched_getcpu() == pointer_as_index(index));
-	report("processor", pointer_as_index(index));
-	return NULL;
-}
-
 int main(void)
 {
 	void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	int status;
-	pid_t child;
 
 	CHECK(page != MAP_FAILED);
 	memcpy(page, code, sizeof code);
 	made = (ask_t *)page;
-	report("main", 0);
-	run_threads((int)sysconf(_SC_NPROCESSORS_ONLN), body);
-	fflush(stdout);
-	child = fork();
-	CHECK(child >= 0);
-	if (child == 0) {
-		report("child", 0);
-		fflush(stdout);
-		_exit(0);
-	}
-	CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	report_everywhere();
 	return 0;
 }

@@ -22,27 +22,21 @@ enum { REGISTERS = 16, WIDE = 32, NARROW = 16, ROUNDS = 4 };
 	"xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
 
 /* sched_setaffinity(0, size, mask) with registers loaded before, and stored after it. */
-static long move_wide(const void *in, void *out, size_t size, const cpu_set_t *mask)
-{
-	long result = SYS_sched_setaffinity;
+#define MOVE(name, load, keep)                                                            \
+	static long name(const void *in, void *out, size_t size, const cpu_set_t *mask)   \
+	{                                                                                 \
+		long result = SYS_sched_setaffinity;                                      \
+											  \
+		__asm__ volatile(ALL(load) "syscall\n\t" ALL(keep)                        \
+				 : "+a"(result)                                           \
+				 : "D"(0), "S"(size), "d"(mask), [in] "r"(in),            \
+				   [out] "r"(out)                                         \
+				 : "rcx", "r11", "memory", VECTORS);                      \
+		return result;                                                            \
+	}
 
-	__asm__ volatile(ALL(LOAD_WIDE) "syscall\n\t" ALL(KEEP_WIDE)
-			 : "+a"(result)
-			 : "D"(0), "S"(size), "d"(mask), [in] "r"(in), [out] "r"(out)
-			 : "rcx", "r11", "memory", VECTORS);
-	return result;
-}
-
-static long move(const void *in, void *out, size_t size, const cpu_set_t *mask)
-{
-	long result = SYS_sched_setaffinity;
-
-	__asm__ volatile(ALL(LOAD) "syscall\n\t" ALL(KEEP)
-			 : "+a"(result)
-			 : "D"(0), "S"(size), "d"(mask), [in] "r"(in), [out] "r"(out)
-			 : "rcx", "r11", "memory", VECTORS);
-	return result;
-}
+MOVE(move_wide, LOAD_WIDE, KEEP_WIDE)
+MOVE(move, LOAD, KEEP)
 
 static void *body(void *index)
 {

@@ -9,9 +9,8 @@
 #include <fcntl.h>
 #include <link.h>
 #include <sys/auxv.h>
-#include <sys/wait.h>
 
-#include "common.h"
+#include "everywhere.h"
 
 /*
  * Of CPUID's word that is AT_HWCAP too. (The kernel corrects other bits, and glibc's
@@ -103,33 +102,8 @@ static void report(const char *who, int number)
 	       lines_with("avx2"), lines_with("avx512f"), !!(ecx & bit_VPCLMULQDQ), brand);
 }
 
-static void *body(void *index)
-{
-	cpu_set_t one;
-
-	CPU_ZERO(&one);
-	CPU_SET(pointer_as_index(index), &one);
-	CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
-	CHECK(sched_getcpu() == pointer_as_index(index));
-	report("processor", pointer_as_index(index));
-	return NULL;
-}
-
 int main(void)
 {
-	int status;
-	pid_t child;
-
-	report("main", 0);
-	run_threads((int)sysconf(_SC_NPROCESSORS_ONLN), body);
-	fflush(stdout);
-	child = fork();
-	CHECK(child >= 0);
-	if (child == 0) {
-		report("child", 0);
-		fflush(stdout);
-		_exit(0);
-	}
-	CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	report_everywhere();
 	return 0;
 }

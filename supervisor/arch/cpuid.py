@@ -157,12 +157,6 @@ WORDS: Final[Mapping[Word, Combine]] = {
 }
 """The words that a host tells of its processor, in this order."""
 
-XSAVE_STATES: Final[Mapping[int, str]] = {
-    0: "x87", 1: "SSE", 2: "AVX", 3: "MPX", 4: "MPX", 5: "AVX-512", 6: "AVX-512", 7: "AVX-512",
-    9: "PKRU", 17: "AMX", 18: "AMX", 19: "APX",
-}  # fmt: skip
-"""Bits of XCR0."""
-
 _OF_YMM: Final = frozenset((
     "avx", "avx2", "f16c", "fma", "fma4", "xop", "vaes", "vpclmulqdq", "avx_vnni", "avx_ifma",
     "avx_vnni_int8", "avx_vnni_int16", "avx_ne_convert", "sha512", "sm3", "sm4",

@@ -34,8 +34,9 @@ from supervisor.errors import PeerError
 from supervisor.units import HOME, HostId
 
 if TYPE_CHECKING:
+    from supervisor.coherence.demand import Demand
     from supervisor.coherence.home import Home
-    from supervisor.coherence.node import Demand, Node
+    from supervisor.coherence.node import Node
 
 BREATH_US: Final = 300
 """How long hosts that stood still may run before the bus is taken again: with none

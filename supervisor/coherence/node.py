@@ -13,11 +13,11 @@ within a bounded time that depends on no other message of the protocol.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from supervisor.coherence.bus import Bus
+from supervisor.coherence.demand import Demand, Fetching
 from supervisor.coherence.flush import StoreBuffer
 from supervisor.coherence.home import Home
 from supervisor.coherence.messages import (
@@ -72,38 +72,6 @@ COUNTERS: Final = (
     "pages_made_multiple",
     "pages_made_single",
 )
-
-
-@dataclass(slots=True)
-class Demand:
-    """What a requester waits for."""
-
-    needs: tuple[Run, ...]
-    locked: bool
-    above: int = 0
-    below: int = 0
-    page: int = -1
-
-    @property
-    def followed(self) -> tuple[Run, ...]:
-        """The needs, with the one last that a stream may go on from."""
-        needs = self.needs
-        for at, need in enumerate(needs[:-1]):
-            if need.first <= self.page < need.first + need.count:
-                return (*needs[:at], *needs[at + 1 :], need)
-        return needs
-
-
-@dataclass(slots=True)
-class Fetching:
-    """A request of this host that home has not answered, and who waits for it."""
-
-    needs: tuple[Run, ...]
-    ahead: tuple[Run, ...]
-    asked: tuple[Run, ...]  # both, normalised
-    locked: bool
-    stream: Stream
-    waiters: dict[int, Demand] = field(default_factory=dict)
 
 
 class Node:

@@ -26,7 +26,6 @@ USER_SIGNALS: Final = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP,
 )  # fmt: skip
 _SIGNALFD_INFO_SIZE: Final = 128
-_SIGNALFD_READ: Final = _SIGNALFD_INFO_SIZE
 _SIGNALFD_HEAD: Final = struct.Struct("<Iii")
 _READY_MAX: Final = 16
 _SIGCHLD: Final = int(signal.SIGCHLD)
@@ -127,22 +126,17 @@ class Events:
             self._sleep.cancel()
 
     def _read_signals(self, _interest: int) -> None:
+        """The signals that are pending; of children, others are told of at the next wait."""
         while True:
             try:
-                data = os.read(self._signals, _SIGNALFD_READ)
+                data = os.read(self._signals, _SIGNALFD_INFO_SIZE)
             except BlockingIOError:
                 return
-            if len(data) == _SIGNALFD_INFO_SIZE and data[0] == _SIGCHLD:  # most often
+            number, _, code = _SIGNALFD_HEAD.unpack_from(data)
+            if number == _SIGCHLD:
                 self.on_children()
                 return
-            for at in range(0, len(data), _SIGNALFD_INFO_SIZE):
-                number, _, code = _SIGNALFD_HEAD.unpack_from(data, at)
-                if number == _SIGCHLD:
-                    self.on_children()
-                else:
-                    self.on_user_signal(number, code > 0)
-            if len(data) < _SIGNALFD_READ:
-                return
+            self.on_user_signal(number, code > 0)
 
     def _run_due(self) -> None:
         deadlines = self._deadlines

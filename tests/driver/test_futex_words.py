@@ -121,7 +121,7 @@ def test_a_word_is_changed_and_nothing_beside_it(
     memory.data[:] = b"\xee" * 64
     memory.data[address : address + 4] = (9).to_bytes(4, "little")
     operate, _ = futex_op.decoded(encoded(operation, operand, 0, 0))
-    assert futex_op.carry_out(memory, address, operate) == 9  # type: ignore[arg-type]
+    assert futex_op.carry_out(memory, address, operate) == 9
     assert int.from_bytes(memory.data[address : address + 4], "little") == after
     rest = memory.data[:address] + memory.data[address + 4 :]
     assert rest == b"\xee" * 60
@@ -150,5 +150,5 @@ def test_unknown_ones_are_refused(wrong: int) -> None:
 def test_memory_that_cannot_be_changed_in_one_step_is_left_alone() -> None:
     operate, _ = futex_op.decoded(encoded(0, 5, 0, 0))
     memory = Memory(failures=1 << 30)
-    assert futex_op.carry_out(memory, 0, operate) is None  # type: ignore[arg-type]
+    assert futex_op.carry_out(memory, 0, operate) is None
     assert memory.data == bytes(64)

@@ -13,10 +13,13 @@ import sys
 
 import msgspec
 
-from supervisor.arch.cpuid import XSAVE_STATES, users_of, without
+from supervisor.arch.cpuid import users_of, without
 from supervisor.cli import main
 from supervisor.cluster import gather, join
 from supervisor.cluster.hostinfo import HostInfo, local_info
+
+STATES = {"AVX-512": 0b1110_0000, "PKRU": 1 << 9, "AMX": 0b11 << 17}
+"""Bits of XCR0."""
 
 
 def without_states(state: tuple[int, ...], lacked: int) -> tuple[int, ...]:
@@ -34,7 +37,7 @@ def without_states(state: tuple[int, ...], lacked: int) -> tuple[int, ...]:
 def lacking(names: frozenset[str], cpus: int, port: int = 0) -> HostInfo:
     """This host, without some of its features."""
     info = local_info(cpus, port)
-    states = sum(1 << bit for bit, name in XSAVE_STATES.items() if name in names)
+    states = sum(bits for name, bits in STATES.items() if name in names)
     names |= users_of(states)
     processor = msgspec.structs.replace(
         info.processor,

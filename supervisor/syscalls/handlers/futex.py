@@ -15,11 +15,12 @@ host's wake, which comes here too: no wake-up is lost.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence import home as coherence_home
@@ -146,6 +147,22 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     return (yield from _wait(home, row, args, tuple(ranges), timeout))
 
 
+@contextlib.contextmanager
+def _placed(home: Home, args: list[int], timeout: bytes) -> Iterator[list[int]]:
+    """A waiting call's arguments, its timeout where the kernel finds it."""
+    final = list(args)
+    if not timeout:
+        yield final
+        return
+    lease = home.scratch.lease()
+    try:
+        final[3] = lease.allocate(len(timeout))
+        lease.write(final[3], timeout)
+        yield final
+    finally:
+        lease.release()
+
+
 # Private calls: by a word of home's own -------------------------------------------------
 
 
@@ -160,12 +177,7 @@ def _wait_privately(
 ) -> Steps:
     """`compared`: the word was as expected, and nobody can have been woken since."""
     address, words = args[0], home.futex_words
-    lease = home.scratch.lease()
-    try:
-        final = list(args)
-        if timeout:
-            final[3] = lease.allocate(len(timeout))
-            lease.write(final[3], timeout)
+    with _placed(home, args, timeout) as final:
         for attempt in range(TRIES_MAX):
             if attempt and thread.pending_signals:
                 return ERESTART_RESTARTBLOCK if timeout else ERESTARTSYS
@@ -187,8 +199,6 @@ def _wait_privately(
                 return result
             # A wake-up has come before it was in the queue.
         return 0  # it has been woken often enough
-    finally:
-        lease.release()
 
 
 def _wake_in_turn(home: Home, args: list[int]) -> Steps:
@@ -280,18 +290,13 @@ def _wait(
     ranges: tuple[tuple[int, int, Access], ...],
     timeout: bytes,
 ) -> Steps:
-    address, operation, value = args[:3]
-    lease = home.scratch.lease()
-    try:
-        final = list(args)
-        if timeout:
-            final[3] = lease.allocate(len(timeout))
-            lease.write(final[3], timeout)
-        compares = operation & COMMAND_MASK in (WAIT, WAIT_BITSET)
+    address = args[0]
+    with _placed(home, args, timeout) as final:
+        compares = args[1] & COMMAND_MASK in (WAIT, WAIT_BITSET)
         result = -errno.EFAULT
         for _ in range(TRIES_MAX):
             yield (Acquire if compares else AcquireLocked)(ranges)
-            if compares and int.from_bytes(home.read(address, 4), "little") != value & 0xFFFFFFFF:
+            if compares and not is_expected(home.read(address, WORD_SIZE), args):
                 return -errno.EAGAIN
             home.pager.reach(ranges)
             result = yield Native(row.number, final)
@@ -299,8 +304,6 @@ def _wait(
                 return result
             # The page was taken between the resume and the kernel's look at it.
         raise OSError(errno.EFAULT, f"futex at {address:#x}: {os.strerror(-result)}")
-    finally:
-        lease.release()
 
 
 HANDLERS: Final = {"futex": futex}

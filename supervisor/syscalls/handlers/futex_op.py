@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
-from supervisor.coherence.messages import WORD_SIZE, Memory
+from supervisor.coherence.messages import WORD_SIZE
 from supervisor.units import PAGE_MASK, PAGE_SHIFT, PageNumber
 
 _SHIFTED: Final = 8
@@ -28,6 +28,13 @@ _COMPARISONS: Final[Sequence[Callable[[int, int], bool]]] = (
     lambda old, operand: old > operand,
     lambda old, operand: old >= operand,
 )
+
+
+class Words(Protocol):
+    """Of coherence.messages.Memory."""
+
+    def read_word(self, page: PageNumber, offset: int) -> bytes: ...
+    def replace_word(self, page: PageNumber, offset: int, old: bytes, new: bytes) -> bool: ...
 
 
 def _signed(value: int, bits: int) -> int:
@@ -54,7 +61,7 @@ def decoded(encoded: int) -> tuple[Callable[[int], int], Callable[[int], bool]]:
     )
 
 
-def carry_out(memory: Memory, address: int, operate: Callable[[int], int]) -> int | None:
+def carry_out(memory: Words, address: int, operate: Callable[[int], int]) -> int | None:
     """Apply an operation to the word at an address, in one step as others see it; what it was.
 
     Other threads of this host may store to it meanwhile. None, and nothing done, where
