@@ -220,12 +220,25 @@ class UserfaultPager(SignalPager):
         self._register(max(area.start, start // CHUNK * CHUNK),
                        min(area.end, (end + CHUNK - 1) // CHUNK * CHUNK))
 
+    def _has_hole(self, start: int, end: int) -> bool:
+        """Is a part of more pages than one without memory yet?"""
+        return end - start > PAGE_SIZE and os.lseek(self._memory, start, os.SEEK_HOLE) < end
+
+    def _let_be(self, piece: Area) -> bool:
+        """Leave to the kernel, until some of it is taken, what the guest may write."""
+        if not self.faults.unregister(piece.start, piece.end - piece.start):
+            return False
+        self._registered.remove(piece.start, piece.end)
+        return True
+
     def _set(
         self, start: int, end: int, access: Access, calls: list[tuple[int, ...]]
     ) -> None:
         faults = self.faults
         if access is Access.WRITE:
             for piece in self._registered.pieces(start, end):
+                if self._has_hole(piece.start, piece.end) and self._let_be(piece):
+                    continue
                 faults.write_protect(piece.start, piece.end - piece.start, False)
                 failed = faults.map(piece.start, piece.end - piece.start, True)
                 if failed in (0, errno.EEXIST) and piece.end - piece.start == PAGE_SIZE:

@@ -64,6 +64,7 @@ def _request(direction: int, number: int, size: int) -> int:
 
 _UFFDIO_API: Final = _request(3, 0x3F, 24)
 _UFFDIO_REGISTER: Final = _request(3, 0, 32)
+_UFFDIO_UNREGISTER: Final = _request(2, 1, 16)
 _UFFDIO_WAKE: Final = _request(2, 2, 16)
 _UFFDIO_WRITEPROTECT: Final = _request(3, 6, 24)
 _UFFDIO_CONTINUE: Final = _request(3, 7, 32)
@@ -114,6 +115,17 @@ class UserFaults:
     def register(self, start: int, length: int) -> None:
         """Faults in this range, which is guest memory altogether, come here from now on."""
         self._ask(_UFFDIO_REGISTER, bytearray(_FOUR.pack(start, length, _REGISTER_MODES, 0)))
+
+    def unregister(self, start: int, length: int) -> bool:
+        """Let the kernel handle this range's faults, and wake who waits there; False where
+        that would make more mappings than it allows a process."""
+        try:
+            self._ask(_UFFDIO_UNREGISTER, bytearray(_TWO.pack(start, length)))
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            return False
+        return True
 
     def wake(self, page: int) -> None:
         """Let those who wait for this page (its address) try again."""
