@@ -442,7 +442,8 @@ class Supervisor:
     def _idle(self) -> bool:
         """Has no thread of this host the processor to use (for all we know)?"""
         for thread in self.threads.values():
-            if not thread.stopped and thread.native is None and not thread.paging:
+            waits = thread.paging and not thread.scrutinise
+            if not (thread.stopped or thread.native or waits):
                 return False
         return not self.in_kernel.busy
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.areas import EXEC, WRITE, Area, Kind
 from supervisor.coherence.messages import Access, BusLock, Fault, Released, Run
+from supervisor.driver import waits
 from supervisor.driver.migratory import Migratory
 from supervisor.driver.pager import UserfaultPager
 from supervisor.driver.ranges import room, runs_of
@@ -140,6 +141,9 @@ class Faults:
         """What a thread waited for is there, or (retry) may be: it is to fault again."""
         supervisor = self._supervisor
         if thread.paging:
+            if thread.locked and supervisor.node.armed and not retry:
+                waits.interrupt(thread)  # see below: its instruction is to run now
+                return
             thread.paging = False
             assert isinstance(supervisor.pager, UserfaultPager)
             if not retry:

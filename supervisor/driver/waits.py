@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from supervisor.areas import WRITE, Area, Kind
-from supervisor.coherence.messages import Access, Cancelled, Fault, Run
+from supervisor.coherence.messages import Access, BusLock, Cancelled, Fault, Run
 from supervisor.driver.ranges import room
 from supervisor.tracee import ptrace
 from supervisor.tracee.userfault import blocked_at
@@ -46,7 +46,8 @@ def _begin(
 
     Only one page is asked for. A thread that comes back for the same one
     again and again may need two at once, which others take from it in turn:
-    it is interrupted, and its fault is handled like a stop's.
+    it is interrupted, and its fault is handled like a stop's. So is that of a
+    bus-locked instruction while the armed byte is set.
     """
     area = supervisor.space.find(address)
     page = address >> PAGE_SHIFT
@@ -62,21 +63,29 @@ def _begin(
     number = PageNumber(page)
     access = supervisor.faults.wish(number, Access.WRITE if writes else Access.READ, area)
     runs = (Run(number, 1, access),)
+    supervisor.holds.end(thread.requester)
     if supervisor.node.satisfied(runs, locked):
         pager.fill(page << PAGE_SHIFT)
         return
-    supervisor.holds.end(thread.requester)
     thread.lost = thread.lost + 1 if thread.fault_address >> PAGE_SHIFT == page else 0
     thread.fault_address = address
     thread.paging = True
     thread.account.asks()
-    if locked or thread.lost >= LOST_MAX:
-        thread.lost = 0
-        thread.scrutinise = True
-        with contextlib.suppress(ptrace.TraceeGone):
-            ptrace.interrupt(thread.task)
-        return
-    supervisor.step(Fault(thread.requester, runs, *room(supervisor.space, runs, page)))
+    thread.locked = locked
+    if thread.lost >= LOST_MAX or (locked and supervisor.node.armed):
+        interrupt(thread)
+    elif locked:
+        supervisor.step(BusLock(thread.requester, runs))
+    else:
+        supervisor.step(Fault(thread.requester, runs, *room(supervisor.space, runs, page)))
+
+
+def interrupt(thread: Thread) -> None:
+    """Stop a thread in its wait: its fault is handled like a stop's then."""
+    thread.lost = 0
+    thread.scrutinise = True
+    with contextlib.suppress(ptrace.TraceeGone):
+        ptrace.interrupt(thread.task)
 
 
 def _look_ahead(
