@@ -94,6 +94,7 @@ class Faults:
             page, _, access = runs[0]
             runs = (Run(page, 1, self.wish(page, access, area)),)
         thread.waiting = True
+        thread.fault_address = address
         thread.account.asks()
         thread.locked = locked
         if locked:
@@ -147,7 +148,7 @@ class Faults:
             thread.paging = False
             assert isinstance(supervisor.pager, UserfaultPager)
             if not retry:
-                supervisor.holds.begin(thread.requester)
+                self._granted(thread)
             if not supervisor.thrashes(thread):
                 supervisor.pager.fill(thread.fault_address & ~PAGE_MASK)
             return
@@ -161,7 +162,7 @@ class Faults:
         if supervisor.thrashes(thread):
             return
         if not retry:
-            supervisor.holds.begin(thread.requester)
+            self._granted(thread)
             # What a locked instruction needs may become multiple-writer before it runs, here
             # too: when the armed byte is set, the thread is caught at it. It is set already:
             # then it runs now.
@@ -170,6 +171,13 @@ class Faults:
                 self.step_pinned(thread)
                 return
         supervisor.move_on(thread)
+
+    def _granted(self, thread: Thread) -> None:
+        """The pages that a thread waited for are there; it is about to go on."""
+        supervisor = self._supervisor
+        supervisor.holds.begin(thread.requester)
+        if supervisor.links.by_host:
+            self._migratory.granted(thread.fault_address >> PAGE_SHIFT, time.monotonic())
 
     def step_pinned(self, thread: Thread, signal_number: int = 0) -> None:
         """Run one instruction (or enter a handler) before its pages may be taken."""

@@ -15,8 +15,9 @@ from typing import Final
 
 from supervisor.coherence.messages import Access
 
-SOON_S: Final = 6e-4
-"""From the fault of the load to that of the store; the first one's handling is in it."""
+SOON_S: Final = 4e-4
+"""From when a page is there to read to the fault of the store: to go on, to fault, and for
+its supervisor to hear of it."""
 
 PAIRS: Final = 2
 """Loads with a store soon after, in a row, after which a page counts as migratory."""
@@ -38,7 +39,7 @@ PAGES_MAX: Final = 1 << 12
 @dataclass(slots=True)
 class _Habit:
     read_s: float = 0.0
-    """When it was asked for to read; 0 where a store has followed."""
+    """Since when it may be read, or was asked for to read; 0 where a store has followed."""
     pairs: int = 0
     needed: int = PAIRS
     trusted: int = 0
@@ -80,3 +81,9 @@ class Migratory:
             return Access.WRITE
         habit.read_s = now_s
         return access
+
+    def granted(self, page: int, now_s: float) -> None:
+        """A page that was asked for is there."""
+        habit = self._habits.get(page)
+        if habit is not None and habit.read_s:
+            habit.read_s = now_s

@@ -138,7 +138,7 @@ class Thread:
         self.paging = False
         """Waits in the kernel for its pages, in no stop of ours (see driver/pager.py)."""
         self.fault_address = 0
-        """What it waits for, or has waited for last, in that way."""
+        """What it waits for, or has waited for last, in either way."""
         self.lost = 0
         """How often in a row it has waited for that page again."""
         self.scrutinise = False

@@ -26,6 +26,16 @@ def test_a_page_that_is_written_much_later_is_not() -> None:
         assert pages.asks(7, Access.WRITE, now + 2 * SOON_S) == Access.WRITE
 
 
+def test_the_way_of_the_page_does_not_count() -> None:
+    pages, now = Migratory(), 100.0
+    for _ in range(PAIRS):
+        now += 1
+        assert pages.asks(7, Access.READ, now) == Access.READ
+        pages.granted(7, now + 10 * SOON_S)
+        pages.asks(7, Access.WRITE, now + 10.5 * SOON_S)
+    assert pages.asks(7, Access.READ, now + 1) == Access.WRITE
+
+
 def test_a_page_that_others_read_meanwhile_is_trusted_ever_less() -> None:
     pages, now, early = Migratory(), 100.0, 0
     for _ in range(200):
