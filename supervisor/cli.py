@@ -60,7 +60,8 @@ def cli() -> None:
 )  # fmt: skip
 @click.option(
     "--pager", type=click.Choice(["auto", "userfaultfd", "sigsegv"]), default="auto",
-    envvar="DSMSUP_PAGER", show_default=True, help="How this host catches page faults.",
+    envvar="DSMSUP_PAGER", show_default=True,
+    help="How this host catches page faults; auto: by userfaultfd where it may.",
 )  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Tell on stderr what happens.")
 @click.argument("program")

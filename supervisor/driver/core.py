@@ -217,8 +217,11 @@ class Supervisor:
             return
         try:
             faults = create_in(pidfd, call)
-        except OSError as error:
-            raise DsmsupError(f"cannot use userfaultfd: {error.strerror}") from None
+        except OSError as error:  # a program of another user id, or with too small a limit
+            self.verbose(f"host {self.host}: page faults are stops: userfaultfd: {error.strerror}")
+            if self.pager_choice == "userfaultfd":
+                raise DsmsupError(f"cannot use userfaultfd: {error.strerror}") from None
+            return
         self.verbose(f"host {self.host}: page faults come by userfaultfd")
         self.pager = pager = UserfaultPager(self, faults)
         self.events.watch(faults.descriptor, EPOLLIN, lambda _: waits.arrived(self, pager))

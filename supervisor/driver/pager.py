@@ -52,13 +52,13 @@ CHUNK: Final = 2 << 20
 
 
 def uses_userfaultfd(choice: str) -> bool:
-    """What `--pager` comes to on this host."""
-    if choice != "userfaultfd":
+    """What `--pager` comes to on this host: `auto` is userfaultfd where the kernel permits it."""
+    if choice == "sigsegv":
         return False
     why = unavailable()
-    if why:
+    if why and choice == "userfaultfd":
         raise DsmsupError(f"--pager userfaultfd: {why}; --pager sigsegv works everywhere")
-    return True
+    return not why
 
 
 class SignalPager:
