@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from benches.measure import Bench, RunFailed, alternate, figure, over
+from benches.measure import Bench, alternate, figure, over
+from supervisor.tracee.userfault import unavailable
 
 
 class Floor(NamedTuple):
@@ -36,7 +37,7 @@ class Row(NamedTuple):
         """What benches/targets.py calls it."""
         name = "trap" if self.floor is TRAP else self.operation
         name += f"-{self.count}" if name == "stream" else ""
-        return name + ("-userfaultfd" if "userfaultfd" in self.options else "")
+        return name + ("-sigsegv" if "sigsegv" in self.options else "")
 
 
 TRAP: Final = Floor("ptrace stop", "trap", 3000)
@@ -81,16 +82,12 @@ def rows_of(bench: Bench) -> list[Row]:
     """What is measured; faults with both pagers where userfaultfd is permitted."""
     if bench.quick:
         return [row for row in ROWS if row.operation in QUICK]
-    rows = list(ROWS)
-    other = ("--pager", "userfaultfd")
-    try:
-        bench.dsmsup(["true"], bench.on(2), 2, options=other)
-    except RunFailed:
-        return rows
+    rows = []
     for row in ROWS:
-        if row.faults:
-            named = row._replace(name=f"{row.name} (userfaultfd)", options=(*row.options, *other))
-            rows.insert(rows.index(row) + 1, named)
+        rows.append(row)
+        if row.faults and not unavailable():
+            options = (*row.options, "--pager", "sigsegv")
+            rows.append(row._replace(name=f"{row.name} (sigsegv)", options=options))
     return rows
 
 

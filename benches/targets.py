@@ -134,8 +134,7 @@ TARGETS: Final = (
         "remote 4 KiB read fault, the owner's core computing",
         f"at most 3 bare round trips under the same load, and below {BEST_PEER_US} us",
         _read_fault,
-        "userfaultfd by default, which takes one stop and one injection out of each side; "
-        "and fewer Python steps between a packet and the answer to it.",
+        "Fewer Python steps between a packet and the answer to it.",
     ),
     Target(
         "stream, per 4 KiB page", "at most 25 us, or 60 % of a bare socket's bandwidth", _stream,

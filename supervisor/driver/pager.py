@@ -45,8 +45,8 @@ MADV_DONTNEED: Final = 4
 PUNCH_PAGES_MAX: Final = 4
 """Of more pages in a row the agent drops the entries: one injection costs as much as
 punching out and writing back about four."""
-FILL_PAGES: Final = 32
-"""How many pages of a hole are filled at once where one is touched."""
+FILL_BYTES: Final = 1 << 17
+"""How much of a hole is filled at once where it is touched: the aligned block around."""
 CHUNK: Final = 2 << 20
 """Home's areas are registered by aligned pieces of this size (bytes)."""
 
@@ -124,9 +124,9 @@ class UserfaultPager(SignalPager):
         self._memory = supervisor.memory.descriptor
         # Ranges whose faults come here; at home only where a page has once been taken.
         self._registered = AddressSpace()
-        self._writable = (0, 0)
-        """The pages (addresses) last given the guest to write, each with an entry: they need
-        no filling, and nobody waits for them. (0, 0) once any has been taken."""
+        self._given = (0, 0)
+        """The pages (addresses) last given the guest, each with an entry: they need no filling,
+        and nobody waits for them. (0, 0) once any has been taken."""
 
     def protect(self, runs: Iterable[Run]) -> None:
         calls: list[tuple[int, ...]] = []
@@ -178,7 +178,7 @@ class UserfaultPager(SignalPager):
 
     def fill(self, page: int) -> None:
         """Give the guest what the node allows of the page at this address; wake who waits."""
-        if self._writable[0] <= page < self._writable[1]:
+        if self._given[0] <= page < self._given[1]:
             return
         node = self.supervisor.node
         number = page >> PAGE_SHIFT
@@ -191,16 +191,30 @@ class UserfaultPager(SignalPager):
             self.faults.write_protect(page, PAGE_SIZE, False)
         failed = self.faults.map(page, PAGE_SIZE, writable)
         if failed == errno.EFAULT:
-            area = self.supervisor.space.find(page)
-            room = 1 if area is None else (area.end - page) >> PAGE_SHIFT
-            count = node.access_runs(PageNumber(number), min(FILL_PAGES, room))[0].count
-            length = count << PAGE_SHIFT
-            piece = self._registered.pieces(page, page + length)[0]
-            length = min(length, piece.end - page)
-            os.posix_fallocate(self._memory, page, length)
-            self.faults.map(page, length, writable)
+            start, end = self._hole_around(page)
+            os.posix_fallocate(self._memory, start, end - start)
+            self.faults.map(start, end - start, writable)
         elif failed:
             self.faults.wake(page)
+
+    def _hole_around(self, page: int) -> tuple[int, int]:
+        """What can be filled at once together with this page: upwards or downwards, it is
+        likely that more of it will be touched."""
+        block = page & -FILL_BYTES
+        low, high = block, block + FILL_BYTES
+        for within in (self._registered.find(page), self.supervisor.space.find(page)):
+            if within is not None:
+                low, high = max(low, within.start), min(high, within.end)
+        for start, end in data_extents(self._memory, low, high):
+            if start > page:
+                high = start
+                break
+            low = end
+        first = PageNumber(low >> PAGE_SHIFT)
+        for run in self.supervisor.node.access_runs(first, (high - low) >> PAGE_SHIFT):
+            if page >> PAGE_SHIFT < run.first + run.count:
+                return run.first << PAGE_SHIFT, (run.first + run.count) << PAGE_SHIFT
+        raise AssertionError("the node knows nothing of a page in the range asked about")
 
     # Inside -----------------------------------------------------------------------
 
@@ -241,14 +255,17 @@ class UserfaultPager(SignalPager):
                     continue
                 faults.write_protect(piece.start, piece.end - piece.start, False)
                 failed = faults.map(piece.start, piece.end - piece.start, True)
-                if failed in (0, errno.EEXIST) and piece.end - piece.start == PAGE_SIZE:
-                    self._writable = (piece.start, piece.end)
+                # (What has been there to read, the first request has made writable.)
+                one = failed == errno.EEXIST and piece.end - piece.start == PAGE_SIZE
+                if not failed or one:
+                    self._given = (piece.start, piece.end)
             return
-        self._writable = (0, 0)
+        self._given = (0, 0)
         self._ensure_registered(start, end)
         if access is Access.READ:
             faults.write_protect(start, end - start, True)
-            faults.map(start, end - start, False)
+            if not faults.map(start, end - start, False):
+                self._given = (start, end)
             return
         if end - start > PUNCH_PAGES_MAX * PAGE_SIZE:
             calls.append((inject.SYS_MADVISE, start, end - start, MADV_DONTNEED))

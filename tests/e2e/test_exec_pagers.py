@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The programs under the userfaultfd pager, alone and beside a host with the other one."""
+"""The programs under the pager that is not chosen where userfaultfd is permitted, and beside
+a host with the other one. (`make test-slow` runs all of tests/e2e with it.)"""
 
 from __future__ import annotations
 
@@ -33,15 +34,21 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("program", "policy"), TABLE)
-def test_userfaultfd(program: Program, policy: str, place: Place) -> None:
+def test_sigsegv(program: Program, policy: str, place: Place) -> None:
     native = place.run(program.argv, stdin=program.stdin)
     run = place.dsmsup(
-        "exec", "-n", "2", "--policy", policy, "--pager", "userfaultfd", *program.argv,
+        "exec", "-n", "2", "--policy", policy, "--pager", "sigsegv", *program.argv,
         stdin=program.stdin,
     )  # fmt: skip
     assert run.own_lines() == []
     assert run.status == native.status, run.stderr.decode(errors="replace")[-3000:]
     assert program.output(run.stdout) == program.output(native.stdout)
+
+
+def test_the_choice_is_userfaultfd_where_it_is_permitted(place: Place) -> None:
+    run = place.dsmsup("exec", "-n", "2", "--pager", "auto", "-v", "true")
+    assert run.status == 0
+    assert run.stderr.count(b"page faults come by userfaultfd") == 2
 
 
 @pytest.mark.parametrize("at_home", ["userfaultfd", "sigsegv"])

@@ -148,6 +148,27 @@ def test_a_run_is_mapped_around_what_cannot_be(memory: Memory) -> None:
         assert memory.touch(page).done() == b"q"
 
 
+def test_what_is_left_to_the_kernel_is_filled_by_it_and_can_be_taken_again(
+    memory: Memory,
+) -> None:
+    memory.fill(33, b"p")
+    memory.faults.map(memory.at(33), PAGE_SIZE, writable=False)
+    touch = memory.touch(34, b"n")
+    touch.fault()
+    assert memory.faults.unregister(memory.at(32), 4 * PAGE_SIZE)
+    touch.done()
+    assert memory.touch(32).done() == b"\0"
+    memory.touch(33, b"w").done()
+    assert os.pread(memory.memfd, 1, 33 * PAGE_SIZE + 8) == b"w"
+    memory.faults.register(memory.at(32), 4 * PAGE_SIZE)
+    memory.touch(33, b"v").done()
+    memory.faults.write_protect(memory.at(33), PAGE_SIZE, True)
+    touch = memory.touch(33, b"u")
+    assert touch.fault().writes
+    memory.faults.write_protect(memory.at(33), PAGE_SIZE, False)
+    touch.done()
+
+
 def test_where_a_waiting_thread_stands(memory: Memory) -> None:
     memory.fill(30, b"s")
     touch = memory.touch(30)
