@@ -98,6 +98,7 @@ MEMORY = [
     Program("jit", ("4", "20", "1")),
     Program("deep_stack", threads=0),
     Program("brk_growth"),
+    Program("holes", threads=3),
     Program("stream", threads=1),
     Program("stream", ("64", "0"), threads=2),
 ]

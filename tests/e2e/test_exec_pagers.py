@@ -16,7 +16,7 @@ from supervisor.tracee import userfault
 pytestmark = pytest.mark.skipif(bool(userfault.unavailable()), reason=userfault.unavailable())
 
 TELLING = frozenset((
-    "barrier", "cancel", "condvar", "deep_stack", "file_io", "main_exits", "mmap_churn",
+    "barrier", "cancel", "condvar", "deep_stack", "file_io", "holes", "main_exits", "mmap_churn",
     "mprotect", "mutex", "page_crossing", "robust_mutex", "segv_thread", "signal_thread", "stream",
 ))  # fmt: skip
 """Of every kind of thing that a pager has to do with, one program."""
