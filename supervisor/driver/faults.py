@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor.areas import EXEC, WRITE, Area, Kind
@@ -150,7 +151,11 @@ class Faults:
             if not retry:
                 self._granted(thread)
             if not supervisor.thrashes(thread):
-                supervisor.pager.fill(thread.fault_address & ~PAGE_MASK)
+                fill = partial(supervisor.pager.fill, thread.fault_address & ~PAGE_MASK)
+                if thread.still:
+                    thread.later = fill
+                else:
+                    fill()
             return
         if not thread.waiting and not thread.delivering:
             supervisor.step(Released(thread.requester))  # it was interrupted, and waits no more

@@ -249,22 +249,24 @@ class UserfaultPager(SignalPager):
         self, start: int, end: int, access: Access, calls: list[tuple[int, ...]]
     ) -> None:
         faults = self.faults
+        # While the host stands still, who waits is to wait on: filled (and woken) later.
+        wake = not self.supervisor.standstill.on
         if access is Access.WRITE:
             for piece in self._registered.pieces(start, end):
-                if self._has_hole(piece.start, piece.end) and self._let_be(piece):
+                if wake and self._has_hole(piece.start, piece.end) and self._let_be(piece):
                     continue
-                faults.write_protect(piece.start, piece.end - piece.start, False)
-                failed = faults.map(piece.start, piece.end - piece.start, True)
+                faults.write_protect(piece.start, piece.end - piece.start, False, wake)
+                failed = faults.map(piece.start, piece.end - piece.start, True, wake)
                 # (What has been there to read, the first request has made writable.)
                 one = failed == errno.EEXIST and piece.end - piece.start == PAGE_SIZE
-                if not failed or one:
+                if wake and (one or not failed):
                     self._given = (piece.start, piece.end)
             return
         self._given = (0, 0)
         self._ensure_registered(start, end)
         if access is Access.READ:
             faults.write_protect(start, end - start, True)
-            if not faults.map(start, end - start, False):
+            if not faults.map(start, end - start, False, wake) and wake:
                 self._given = (start, end)
             return
         if end - start > PUNCH_PAGES_MAX * PAGE_SIZE:

@@ -23,8 +23,9 @@ class Standstill:
         for thread in list(self._threads.values()):
             thread.still = True
             # One in a call of its own kernel task does not execute; what it does with
-            # the result comes after its stop. One that exits need not be waited for.
-            if thread.stopped or thread.native is not None or thread.exited:
+            # the result comes after its stop. Nor does one that waits there for a page, which
+            # nobody maps for it meanwhile. One that exits need not be waited for.
+            if thread.stopped or thread.native is not None or thread.paging or thread.exited:
                 continue
             if self._stops.has(thread.task):
                 continue

@@ -49,7 +49,9 @@ _EXACT_ADDRESS: Final = 1 << 11
 _WP_SHMEM: Final = 1 << 12
 _FEATURES: Final = _MISSING_SHMEM | _THREAD_ID | _MINOR_SHMEM | _EXACT_ADDRESS | _WP_SHMEM
 _REGISTER_MODES: Final = 1 | 2 | 4  # missing, write-protect, minor
+_CONTINUE_DONTWAKE: Final = 1
 _CONTINUE_WP: Final = 2
+_WRITEPROTECT_DONTWAKE: Final = 2
 
 _FAULT_WRITE: Final = 1 | 2  # a store, or any access to a write-protected page
 
@@ -131,9 +133,10 @@ class UserFaults:
         """Let those who wait for this page (its address) try again."""
         self._ask(_UFFDIO_WAKE, bytearray(_TWO.pack(page, PAGE_SIZE)))
 
-    def write_protect(self, start: int, length: int, on: bool) -> None:
+    def write_protect(self, start: int, length: int, on: bool, wake: bool = True) -> None:
         """Forbid stores to what is mapped of a range, or allow them and wake who waits."""
-        request = bytearray(_THREE.pack(start, length, int(on)))
+        mode = 1 if on else 0 if wake else _WRITEPROTECT_DONTWAKE
+        request = bytearray(_THREE.pack(start, length, mode))
         while True:
             try:
                 self._ask(_UFFDIO_WRITEPROTECT, request)
@@ -142,13 +145,13 @@ class UserFaults:
                 if error.errno != errno.EAGAIN:  # the mappings are being changed: not by us
                     raise
 
-    def map(self, start: int, length: int, writable: bool) -> int:
+    def map(self, start: int, length: int, writable: bool, wake: bool = True) -> int:
         """Map what is there of a range, and wake who waits; the errno of the first page
         that could not be mapped (EEXIST: it is already; EFAULT: a hole), 0 for none."""
         first = 0
         skips = SKIPS_MAX
         end = start + length
-        mode = 0 if writable else _CONTINUE_WP
+        mode = (0 if writable else _CONTINUE_WP) | (0 if wake else _CONTINUE_DONTWAKE)
         while start < end and skips:
             request = bytearray(_FOUR.pack(start, end - start, mode, 0))
             try:
