@@ -63,10 +63,10 @@ def _begin(
     number = PageNumber(page)
     access = supervisor.faults.wish(number, Access.WRITE if writes else Access.READ, area)
     runs = (Run(number, 1, access),)
-    supervisor.holds.end(thread.requester)
     if supervisor.node.satisfied(runs, locked):
-        pager.fill(page << PAGE_SHIFT)
+        pager.fill(page << PAGE_SHIFT)  # of what was given, too, a hole remains to be filled
         return
+    supervisor.holds.end(thread.requester)
     thread.lost = thread.lost + 1 if thread.fault_address >> PAGE_SHIFT == page else 0
     thread.fault_address = address
     thread.paging = True
