@@ -63,8 +63,9 @@ def _begin(
     number = PageNumber(page)
     access = supervisor.faults.wish(number, Access.WRITE if writes else Access.READ, area)
     runs = (Run(number, 1, access),)
-    if supervisor.node.satisfied(runs, locked):
-        pager.fill(page << PAGE_SHIFT)  # of what was given, too, a hole remains to be filled
+    # What it was given (and, stepping, has the bus lock for) may have been a hole.
+    if supervisor.node.satisfied(runs, locked and not thread.stepping):
+        pager.fill(page << PAGE_SHIFT)
         return
     supervisor.holds.end(thread.requester)
     thread.lost = thread.lost + 1 if thread.fault_address >> PAGE_SHIFT == page else 0
