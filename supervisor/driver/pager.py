@@ -171,31 +171,29 @@ class UserfaultPager(SignalPager):
             for piece in self._registered.pieces(start & ~PAGE_MASK, start + length + PAGE_MASK
                                                  & ~PAGE_MASK):
                 for page in range(piece.start, piece.end, PAGE_SIZE):
-                    self.fill(page)
+                    self.fill(page, not self.supervisor.standstill.on)
 
     def close(self) -> None:
         self.faults.close()
 
-    def fill(self, page: int) -> None:
+    def fill(self, page: int, wake: bool = True) -> None:
         """Give the guest what the node allows of the page at this address; wake who waits."""
         if self._given[0] <= page < self._given[1]:
             return
-        node = self.supervisor.node
-        number = page >> PAGE_SHIFT
-        access = node.access_runs(PageNumber(number), 1)[0].access
-        if access is Access.NONE or not self._registered.find(page):
-            self.faults.wake(page)
-            return
-        writable = access is Access.WRITE
-        if writable:
-            self.faults.write_protect(page, PAGE_SIZE, False)
-        failed = self.faults.map(page, PAGE_SIZE, writable)
-        if failed == errno.EFAULT:
-            start, end = self._hole_around(page)
-            os.posix_fallocate(self._memory, start, end - start)
-            self.faults.map(start, end - start, writable)
-        elif failed:
-            self.faults.wake(page)
+        faults = self.faults
+        access = self.supervisor.node.access_runs(PageNumber(page >> PAGE_SHIFT), 1)[0].access
+        failed = errno.EEXIST
+        if access is not Access.NONE and self._registered.find(page):
+            writable = access is Access.WRITE
+            if writable:
+                faults.write_protect(page, PAGE_SIZE, False, wake)
+            failed = faults.map(page, PAGE_SIZE, writable, wake)
+            if failed == errno.EFAULT:
+                start, end = self._hole_around(page)
+                os.posix_fallocate(self._memory, start, end - start)
+                failed = faults.map(start, end - start, writable, wake)
+        if failed and wake:
+            faults.wake(page)
 
     def _hole_around(self, page: int) -> tuple[int, int]:
         """What can be filled at once together with this page: upwards or downwards, it is

@@ -8,6 +8,7 @@ import contextlib
 from supervisor.driver.stop_queue import StopQueue
 from supervisor.driver.thread import Thread
 from supervisor.tracee import ptrace
+from supervisor.tracee.userfault import waits_for_page
 
 
 class Standstill:
@@ -23,11 +24,14 @@ class Standstill:
         for thread in list(self._threads.values()):
             thread.still = True
             # One in a call of its own kernel task does not execute; what it does with
-            # the result comes after its stop. Nor does one that waits there for a page, which
-            # nobody maps for it meanwhile. One that exits need not be waited for.
-            if thread.stopped or thread.native is not None or thread.paging or thread.exited:
+            # the result comes after its stop. One that exits need not be waited for.
+            if thread.stopped or thread.native is not None or thread.exited:
                 continue
             if self._stops.has(thread.task):
+                continue
+            # Nor does one that waits for a page: nobody wakes it meanwhile. (Interrupted, it
+            # would ask anew, and where others lock the bus all the time never get it.)
+            if thread.paging and waits_for_page(thread.task):
                 continue
             with contextlib.suppress(ptrace.TraceeGone):
                 ptrace.interrupt(thread.task)

@@ -184,6 +184,15 @@ def blocked_at(descriptor: int) -> tuple[int, int] | None:
     return int(fields[2], 16), int(fields[1], 16)
 
 
+def waits_for_page(task: int) -> bool:
+    """Is it certain that a task waits for a page, and goes on only when it is woken from here?"""
+    try:
+        with open(f"/proc/{task}/wchan", "rb") as file:
+            return file.read() == b"handle_userfault"
+    except OSError:
+        return False
+
+
 def create_in(pidfd: int, call: Callable[..., int]) -> UserFaults:
     """Make a descriptor in a guest process by `call(number, *arguments)`, which runs system
     calls on a task with the process's own descriptor table, and fetch it. Raises OSError."""

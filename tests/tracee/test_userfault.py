@@ -177,9 +177,13 @@ def test_where_a_waiting_thread_stands(memory: Memory) -> None:
     try:
         where = userfault.blocked_at(descriptor)
         assert where is not None and where[0] and where[1]
-        memory.faults.map(memory.at(30), PAGE_SIZE, writable=False)
+        assert touch.thread.native_id and userfault.waits_for_page(touch.thread.native_id)
+        memory.faults.map(memory.at(30), PAGE_SIZE, writable=False, wake=False)
+        assert userfault.waits_for_page(touch.thread.native_id)
+        memory.faults.wake(memory.at(30))
         touch.done()
         assert userfault.blocked_at(descriptor) is None
+        assert not userfault.waits_for_page(touch.thread.native_id)
     finally:
         os.close(descriptor)
 
