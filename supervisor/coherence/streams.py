@@ -42,6 +42,10 @@ WIDE_MAX: Final = 16
 STRIDE_MAX: Final = 256
 """Pages: a matrix with rows of 1 MiB."""
 
+STRIDE_FILLED: Final = 4
+"""Of so short a stride what lies between is asked for too, to read: a page on its own costs
+more than ten in a run, and most of such walks come back for the rest."""
+
 READ_AHEAD_STREAK: Final = 6
 """Faults after which a stream of loads at its widest is asked for a window further than
 needed: then it has used one, and goes on. Where it ends, that window is wasted, and
@@ -78,6 +82,8 @@ class Stream:
     ahead_streak: int = READ_AHEAD_STREAK
     asked: int = 0
     """Where it goes up page by page: the page behind the last that was asked for."""
+    hoped: int = 0
+    """How many pages along the stream, beyond the last need, were asked for."""
     had: int = 0
     """How many pages beyond the last need were granted, along the stream."""
     reach: int = 1
@@ -204,15 +210,19 @@ class Stream:
         if self.most and self.streak:
             count = min(count, self._left)
         step = self.step or 1
-        count = min(count, above // step if step > 0 else below // -step)
-        self.asked = self.high
+        room, far = (above, step) if step > 0 else (below, -step)
+        filled = far == 1 or (far <= STRIDE_FILLED and access == Access.READ)
+        if filled:
+            count = min(count, self.window_max // far - 1)
+        count = min(count, room // far)
+        self.asked, self.hoped = self.high, count
         if not count:
             return needs, ()
         if step == 1:
             self.asked += count
-            return needs, (run_of(self.high, count, access),)
-        if step == -1:
-            return needs, (run_of(self.low - count, count, access),)
+        if filled:
+            span = min(count * far + far - 1, room)  # up to where it will ask again
+            return needs, (run_of(self.high if step > 0 else self.low - span, span, access),)
         edge = self.high - 1 if step > 0 else self.low
         pages = sorted(edge + step * (at + 1) for at in range(count))
         return needs, tuple(run_of(page, 1, access) for page in pages)
@@ -242,14 +252,14 @@ class Stream:
             span = own.runs(self.high, self.asked - self.high)[0]
             self.had = span.count if span.value >= self.access else 0
             return
-        if run.first + run.count == self.low:
+        if self.step == -1 and run.first + run.count == self.low:
             span = own.runs(run.first, run.count)[-1]
             self.had = span.count if span.value >= self.access else 0
             return
         step = self.step or 1
         edge = self.high - 1 if step > 0 else self.low
         self.had = 0
-        while self.had < len(ahead) and own.get(edge + step * (self.had + 1)) >= self.access:
+        while self.had < self.hoped and own.get(edge + step * (self.had + 1)) >= self.access:
             self.had += 1
 
 

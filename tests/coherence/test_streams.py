@@ -6,7 +6,7 @@ from __future__ import annotations
 from supervisor.coherence.messages import Access, Run
 from supervisor.coherence.pages import PageMap, run_of
 from supervisor.coherence.policy import STREAM_STREAK, WINDOW_PAGES_MAX
-from supervisor.coherence.streams import CHUNK_PAGES, SLACK_PAGES, Streams
+from supervisor.coherence.streams import CHUNK_PAGES, SLACK_PAGES, STRIDE_FILLED, Streams
 
 ROOM = 10_000
 
@@ -76,7 +76,21 @@ def test_a_stream_may_have_a_stride() -> None:
         host.faults()
         for page in pages[:30]:
             host.touch(page, Access.READ)
-        assert all(host.own.get(page + 1) == Access.NONE for page in pages[:30])
+        between = {host.own.get(page + 1) for page in pages[3:30]}
+        assert between == {Access.NONE if abs(stride) > STRIDE_FILLED else Access.READ}
+
+
+def test_what_lies_between_pages_close_together_is_read_with_them() -> None:
+    """Half of each row of a matrix with rows of two pages, then the other half."""
+    for stride in (2, 3, 4, -2, -4):
+        host = Host()
+        pages = [5000 + at * stride for at in range(400)]
+        for page in pages:
+            host.touch(page, Access.READ)
+        assert len(host.faults()) <= 4 + 400 * abs(stride) // 128
+        for page in pages[3:300]:
+            host.touch(page + (1 if stride > 0 else -1), Access.READ)
+        assert not host.faults()
 
 
 def test_streams_of_one_stride_may_take_turns() -> None:
