@@ -15,7 +15,7 @@ PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
 help:
 	@echo "make demo       set up, build a sample, run it on two virtual hosts"
 	@echo "make test       lint, types and all tests but the slow ones"
-	@echo "make test-slow  the slow tests"
+	@echo "make test-slow  the slow tests, and tests/e2e with the pager that works everywhere"
 	@echo "make stress     every program 20 times on 2 hosts, 5 times all on one processor"
 	@echo "make programs   Debian's programs on 1, 2 and 3 hosts, into docs/programs.md"
 	@echo "make bench      the benchmark suite, into docs/benchmarks.md; 15 minutes"
@@ -57,6 +57,7 @@ test: lint types build bytecode
 
 test-slow: bytecode build
 	$(PYTEST) -m slow
+	$(PYTEST) -m "not slow" tests/e2e --pager sigsegv
 
 STRESS := tests/e2e/test_exec_programs.py -m "not slow"
 stress: bytecode build
