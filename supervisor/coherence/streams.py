@@ -42,9 +42,10 @@ WIDE_MAX: Final = 16
 STRIDE_MAX: Final = 256
 """Pages: a matrix with rows of 1 MiB."""
 
-STRIDE_FILLED: Final = 4
+STRIDE_FILLED: Final = 2
 """Of so short a stride what lies between is asked for too, to read: a page on its own costs
-more than ten in a run, and most of such walks come back for the rest."""
+both hosts more than ten in a run, and such walks come back for the rest. (At four, a
+transposition was a fifth faster and moved four times as much, which a slow link would feel.)"""
 
 READ_AHEAD_STREAK: Final = 6
 """Faults after which a stream of loads at its widest is asked for a window further than

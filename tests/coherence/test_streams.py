@@ -81,8 +81,8 @@ def test_a_stream_may_have_a_stride() -> None:
 
 
 def test_what_lies_between_pages_close_together_is_read_with_them() -> None:
-    """Half of each row of a matrix with rows of two pages, then the other half."""
-    for stride in (2, 3, 4, -2, -4):
+    """The first half of each row of two pages, then the other half."""
+    for stride in (2, -2):
         host = Host()
         pages = [5000 + at * stride for at in range(400)]
         for page in pages:
