@@ -217,7 +217,7 @@ class Supervisor:
             return
         try:
             faults = create_in(pidfd, call)
-        except OSError as error:  # a program of another user id, or with too small a limit
+        except OSError as error:  # the program may have no more descriptors, say
             self.verbose(f"host {self.host}: page faults are stops: userfaultfd: {error.strerror}")
             if self.pager_choice == "userfaultfd":
                 raise DsmsupError(f"cannot use userfaultfd: {error.strerror}") from None

@@ -124,9 +124,6 @@ class UserfaultPager(SignalPager):
         self._memory = supervisor.memory.descriptor
         # Ranges whose faults come here; at home only where a page has once been taken.
         self._registered = AddressSpace()
-        self._given = (0, 0)
-        """The pages (addresses) last given the guest, each with an entry: they need no filling,
-        and nobody waits for them. (0, 0) once any has been taken."""
 
     def protect(self, runs: Iterable[Run]) -> None:
         calls: list[tuple[int, ...]] = []
@@ -178,8 +175,6 @@ class UserfaultPager(SignalPager):
 
     def fill(self, page: int, wake: bool = True) -> None:
         """Give the guest what the node allows of the page at this address; wake who waits."""
-        if self._given[0] <= page < self._given[1]:
-            return
         faults = self.faults
         access = self.supervisor.node.access_runs(PageNumber(page >> PAGE_SHIFT), 1)[0].access
         failed = errno.EEXIST
@@ -254,18 +249,12 @@ class UserfaultPager(SignalPager):
                 if wake and self._has_hole(piece.start, piece.end) and self._let_be(piece):
                     continue
                 faults.write_protect(piece.start, piece.end - piece.start, False, wake)
-                failed = faults.map(piece.start, piece.end - piece.start, True, wake)
-                # (What has been there to read, the first request has made writable.)
-                one = failed == errno.EEXIST and piece.end - piece.start == PAGE_SIZE
-                if wake and (one or not failed):
-                    self._given = (piece.start, piece.end)
+                faults.map(piece.start, piece.end - piece.start, True, wake)
             return
-        self._given = (0, 0)
         self._ensure_registered(start, end)
         if access is Access.READ:
             faults.write_protect(start, end - start, True)
-            if not faults.map(start, end - start, False, wake) and wake:
-                self._given = (start, end)
+            faults.map(start, end - start, False, wake)
             return
         if end - start > PUNCH_PAGES_MAX * PAGE_SIZE:
             calls.append((inject.SYS_MADVISE, start, end - start, MADV_DONTNEED))
