@@ -95,12 +95,14 @@ def exec_command(
     gc.disable()  # what is loaded stays: `run_host` has garbage looked for among what comes after
     from supervisor.cluster import launch, virtual
     from supervisor.cluster.plan import VirtualPlan
+    from supervisor.descriptors import raise_limit
     from supervisor.program import find_program
     from supervisor.run import Job, run_host
 
     options = launch.LaunchOptions(n, hosts, rendezvous, key_file, host_id, join_timeout)
     processors = tuple(sorted(os.sched_getaffinity(0)))
     plan = launch.plan(options, os.environ, processors)
+    raise_limit(plan.hosts)
     is_virtual = isinstance(plan, VirtualPlan)
     job = Job(
         program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors), migrate,

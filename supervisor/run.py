@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -37,6 +38,13 @@ CHILDREN_WAIT_S: Final = 2.0
 with their tracer."""
 
 REAP_S: Final = 3.0
+_EXHAUSTED: Final = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "this machine is at its limit of open files (sysctl fs.file-max)",
+    errno.ENOMEM: "this machine, or the limit set here (ulimit -v), has no more memory",
+    errno.ENOSPC: "the memory of this machine's shared files (or a disk) is full",
+}
+"""What is missing, for which nobody is to look for a fault in dsmsup."""
 VIRTUAL_SILENCE_S_MAX: Final = 60.0
 """How long a virtual host may say nothing: the kernel tells of its end, and this machine
 may be busy, or somebody may have stopped the host for a look (kill -STOP)."""
@@ -88,6 +96,8 @@ def _internal_error(error: BaseException, job: Job) -> str:
         traceback.print_exception(error)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        return f"{error.strerror}: {_EXHAUSTED[error.errno]}"
     return f"internal error: {type(error).__name__}: {error} (-v shows where)"
 
 

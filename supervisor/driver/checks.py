@@ -105,17 +105,24 @@ class Checks:
             self._supervisor.holds.end(thread.requester)
             self._trap(thread)
 
-    def passed(self, thread: Thread) -> bool:
+    def passed(self, task: int) -> bool:
         """A trap met before, of an instruction that touches no memory, with nothing to drain:
-        its thread goes on. It has stopped at SIGILL, its registers are not read."""
+        its thread goes on. The task has just stopped at SIGILL, which nobody knows yet."""
         supervisor = self._supervisor
-        native = supervisor.traps.bare.get(ptrace.get_instruction_pointer(thread.task))
-        if native is None or not (
-            supervisor.decoder.is_bare(native) and supervisor.node.drained
-        ):
+        thread = supervisor.threads.get(task)
+        if thread is None or thread.native is not None or thread.paging:
             return False
-        supervisor.counters["traps"] += 1
-        ptrace.set_instruction_pointer(thread.task, native)
+        try:
+            native = supervisor.traps.bare.get(ptrace.get_instruction_pointer(task))
+            if native is None or not (
+                supervisor.decoder.is_bare(native) and supervisor.node.drained
+            ):
+                return False
+            thread.stopped = True
+            supervisor.counters["traps"] += 1
+            ptrace.set_instruction_pointer(task, native)
+        except ptrace.TraceeGone:
+            return True  # its exit is on the way
         supervisor.holds.end(thread.requester)
         supervisor.move_on(thread)
         return True

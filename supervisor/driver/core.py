@@ -132,6 +132,7 @@ class Supervisor:
         self.events.on_children = self.stops.drain
         self.standstill = Standstill(self.threads, self.stops)
         self.checks = Checks(self)
+        self.stops.passed = self.checks.passed
         self.holds = Holds(self)
         self.faults = Faults(self)
         self.signal_stops = SignalStops(self)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from supervisor.tracee.stops import Stop, drain, wait_among
 
@@ -13,10 +14,12 @@ class StopQueue:
 
     def __init__(self) -> None:
         self.stops: deque[Stop] = deque()
+        self.passed: Callable[[int], bool] = lambda task: False
+        """Has a task that stopped at SIGILL been seen to at once? (See `Checks.passed`.)"""
 
     def drain(self) -> None:
         """Take all that the kernel has to tell."""
-        drain(self.stops)
+        drain(self.stops, self.passed)
 
     def put(self, stop: Stop) -> None:
         self.stops.append(stop)

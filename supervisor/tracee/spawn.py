@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
+from supervisor.descriptors import restore_limit
 from supervisor.errors import CannotExecute, DsmsupError, GuestDied, NotFound
 from supervisor.tracee import ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind, wait_for
@@ -123,6 +124,7 @@ def _child(
         if os.read(go_read, 1) != b"g":
             os._exit(127)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        restore_limit()
         if filter_program is not None:
             seccomp.install(filter_program)
         os.execve(path, arguments, environment)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -41,6 +42,7 @@ class Stop(NamedTuple):
 
 _SYSCALL_STOP: Final = int(signal.SIGTRAP) | 0x80
 _SIGNAL: Final = StopKind.SIGNAL
+_SIGILL: Final = int(signal.SIGILL)
 _AT_ONCE: Final = ptrace.WALL | os.WNOHANG
 
 
@@ -81,8 +83,12 @@ def wait_among(pid: int, others: deque[Stop]) -> Stop:
         others.append(stop)
 
 
-def drain(stops: deque[Stop]) -> None:
-    """Append all that has happened to any child or tracee since; never blocks."""
+def drain(stops: deque[Stop], passed: Callable[[int], bool]) -> None:
+    """Append all that has happened to any child or tracee since; never blocks.
+
+    A stop at SIGILL, where none waits before it, is for `passed` first: where that says so,
+    the tracee has been seen to.
+    """
     waitpid = os.waitpid
     while True:
         try:
@@ -93,6 +99,7 @@ def drain(stops: deque[Stop]) -> None:
             return
         number = status >> 8
         if status & 0xFF == 0x7F and number < _SYSCALL_STOP:  # most often: a signal's delivery
-            stops.append(Stop(pid, _SIGNAL, number))
+            if number != _SIGILL or stops or not passed(pid):
+                stops.append(Stop(pid, _SIGNAL, number))
         else:
             stops.append(decode(pid, status))

@@ -240,6 +240,24 @@ def test_usage_error(arguments: tuple[str, ...], place: Place) -> None:
     assert run.own_lines()
 
 
+def limited(place: Place, limit: str, *argv: str) -> Finished:
+    """`argv` on two hosts, dsmsup started with a limit of open files (SOFT:HARD)."""
+    command = ["prlimit", f"--nofile={limit}", *harness.dsmsup_command()]
+    return place.run([*command, "exec", "-n", "2", *argv])
+
+
+@pytest.mark.parametrize("limit", [12, 24])
+def test_too_few_open_files(limit: int, place: Place) -> None:
+    line = one_line(limited(place, f"{limit}:{limit}", "true"), 125)
+    assert f"only {limit} files" in line
+    assert "ulimit -n" in line
+
+
+def test_program_has_the_limit_of_open_files_that_was_given(place: Place) -> None:
+    run = limited(place, "30:1000", "bash", "-c", "ulimit -n; ulimit -Hn; bash -c 'ulimit -n'")
+    assert (run.status, run.stdout, run.stderr) == (0, b"30\n1000\n30\n", b"")
+
+
 def test_port_in_use(place: Place) -> None:
     key = make_key(place)
     with socket.create_server(("127.0.0.1", 0)) as taken:
