@@ -50,7 +50,7 @@ lint: venv
 	$(PY) -m ruff check .
 
 types: venv
-	$(PY) -m mypy --strict supervisor/coherence
+	$(PY) -m mypy --strict supervisor rewriter
 
 test: lint types build bytecode
 	$(PYTEST) -m "not slow"

@@ -151,7 +151,8 @@ def _last_record(r: Reader, count_encoding: int, encoding: int) -> int:
     table = r.data[r.at : r.at + 8 * count]
     if not count or len(table) != 8 * count:
         raise IndexError
-    return max(place for _, place in struct.iter_unpack("<ii", table)) + r.base
+    last: int = max(place for _, place in struct.iter_unpack("<ii", table))
+    return last + r.base
 
 
 def read_frames(elf: Elf) -> list[Fde]:

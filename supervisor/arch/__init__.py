@@ -9,6 +9,8 @@ from supervisor.arch.base import Arch
 from supervisor.arch.i386 import I386
 from supervisor.arch.x86_64 import X86_64
 
+__all__ = ["ALL", "I386", "X86_64", "Arch", "of_elf", "of_selector"]
+
 ALL: Final = (X86_64, I386)
 
 _BY_SELECTOR: Final = {arch.code_selector: arch for arch in ALL}

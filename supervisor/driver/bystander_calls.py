@@ -58,7 +58,7 @@ class BystanderCalls:
         self.masks: dict[int, int] = {}
         """Virtual processors that a task may use, where those are not all."""
         self._amended: dict[int, tuple[Arch, _Amended]] = {}
-        self._handlers: Final = {
+        self._handlers: Final[dict[str, Callable[..., _Amended | int | None]]] = {
             **dict.fromkeys(machine.PATHS, self._path),
             "getdents64": self._entries,
             "sched_getaffinity": self._get_affinity,

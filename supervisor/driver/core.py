@@ -159,31 +159,30 @@ class Supervisor:
         pending: deque[Event] = deque((event,))
         while pending:
             for effect in self.node.step(pending.popleft()):
-                kind = type(effect)
-                if kind is Send:
+                if isinstance(effect, Send):
                     self.links.send_coherence(effect.host, effect.message)
-                elif kind is Protect:
+                elif isinstance(effect, Protect):
                     self.pager.protect(effect.runs)
                     pending.append(Protected(effect.token))
-                elif kind is Resume:
+                elif isinstance(effect, Resume):
                     self._ready.append((effect.requester, False))
-                elif kind is Retry:
+                elif isinstance(effect, Retry):
                     self._ready.append((effect.requester, True))
-                elif kind is Arm:
+                elif isinstance(effect, Arm):
                     self.checks.arm(effect.armed)
-                elif kind is StandStill:
+                elif isinstance(effect, StandStill):
                     self.standstill.begin()
                     pending.append(StoodStill())
-                elif kind is GoOn:
+                elif isinstance(effect, GoOn):
                     self.standstill.end()
-                elif kind is ModeChanged:
+                elif isinstance(effect, ModeChanged):
                     mode = "multiple-writer" if effect.multiple else "single-writer"
                     self.verbose(
                         f"{effect.count} pages at {effect.first << PAGE_SHIFT:#x} are {mode}: "
                         f"{effect.why}"
                     )
                 else:
-                    assert kind is WakeAt
+                    assert isinstance(effect, WakeAt)
                     self._wake_at(effect.now_us / 1e6)
         self.checks.trap_caught()
 

@@ -88,7 +88,7 @@ class Events:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
-        self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
+        self._deadlines: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._signals = _signal_descriptor()
         self.on_children: Callable[[], None] = lambda: None
@@ -115,7 +115,7 @@ class Events:
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
-    def at(self, deadline: float, action: Callable[[], None]) -> None:
+    def at(self, deadline: float, action: Callable[[], object]) -> None:
         """Run an action when time.monotonic() reaches the deadline."""
         heapq.heappush(self._deadlines, (deadline, next(self._order), action))
 

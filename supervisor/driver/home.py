@@ -133,7 +133,7 @@ class Home(Supervisor):
 
     # Start --------------------------------------------------------------------------
 
-    def start(self, path: str, arguments: list[str], cpus: list[int] | None) -> None:
+    def start(self, path: str, arguments: list[str], cpus: Iterable[int] | None) -> None:
         """Execute the program and take it over; it is left about to run."""
         self.pid = spawn.spawn(
             path,

@@ -27,7 +27,7 @@ from supervisor.driver.operations import Steps, Wait
 from supervisor.syscalls.call import Acquire
 from supervisor.tracee import inject
 from supervisor.tracee.memory import FileBacking, data_extents
-from supervisor.units import PAGE_SHIFT
+from supervisor.units import PAGE_SHIFT, PageNumber
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
@@ -114,5 +114,5 @@ class Joint:
             ]
         )  # fmt: skip
         home.pager.forget(area.start, area.end)
-        home.memory.zero(area.start >> PAGE_SHIFT, size >> PAGE_SHIFT)
+        home.memory.zero(PageNumber(area.start >> PAGE_SHIFT), size >> PAGE_SHIFT)
         home.memory.set_backing(area.start, area.end, FileBacking(memory, area.start))

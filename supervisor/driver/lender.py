@@ -14,7 +14,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from supervisor.arch import of_selector
@@ -93,7 +93,7 @@ class Lender(Supervisor):
         self._spent = Times()
         """Processor time of workers that are no more."""
 
-    def start(self, cpus: list[int] | None) -> None:
+    def start(self, cpus: Iterable[int] | None) -> None:
         self.pid, agent, self.native_clock = launch_vessel(
             self.memory, self.control,
             seccomp.build({arch: table.native_everywhere for arch, table in TABLES.items()}), cpus,

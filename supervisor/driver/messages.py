@@ -229,7 +229,7 @@ def encode(message: ControlMessage) -> bytes:
     return _encoder.encode(message)
 
 
-def decode(data: bytes) -> AnyControl:
+def decode(data: bytes | bytearray) -> AnyControl:
     try:
         return _decoder.decode(data)
     except msgspec.DecodeError as error:

@@ -19,7 +19,7 @@ def status(text: str, seen: Machine, mask: int, *, blocked: int = 0, ours: int =
     threads that are not its own.
     """
     own = _fields(_read("/proc/self/status"))
-    instead = {
+    instead: dict[str, str] = {
         **{name: own[name] for name in _OF_FILTERS if name in own},
         "Cpus_allowed": as_mask(mask, seen.cpus),
         "Cpus_allowed_list": as_ranges(mask),

@@ -43,7 +43,7 @@ class CountedSite(NamedTuple):
     where nothing tells.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # no tuple is searched
     kind: Kind
     path: str
     address: int

@@ -57,7 +57,7 @@ class Operand(NamedTuple):
     """One memory operand; `size` 0 when the decoder does not know it."""
 
     base: tuple[str, int] | None
-    index: tuple[str, int] | None
+    index: tuple[str, int] | None  # type: ignore[assignment]  # no tuple is searched
     scale: int
     displacement: int
     segment: str | None

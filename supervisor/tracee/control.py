@@ -26,7 +26,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from supervisor.arch import I386, X86_64
@@ -186,7 +186,7 @@ class ControlBlock:
     def set_armed(self, armed: bool) -> None:
         self._view[ARMED - BASE] = int(armed)
 
-    def write_calls(self, calls: list[tuple[int, ...]]) -> None:
+    def write_calls(self, calls: Sequence[tuple[int, ...]]) -> None:
         """Lay down a list of (number, up to six arguments)."""
         assert len(calls) <= CALLS_MAX
         offset = CALLS - BASE

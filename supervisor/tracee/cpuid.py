@@ -78,5 +78,5 @@ def can_fault() -> bool:
 def second_capabilities() -> int:
     """AT_HWCAP2: what the kernel lets programs do, as getauxval(3) tells."""
     with open("/proc/self/auxv", "rb") as file:
-        entries = dict(struct.iter_unpack("QQ", file.read()))
+        entries: dict[int, int] = dict(struct.iter_unpack("QQ", file.read()))
     return entries.get(AT_HWCAP2, 0)

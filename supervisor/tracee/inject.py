@@ -18,6 +18,7 @@ import contextlib
 import os
 import signal
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from supervisor.errors import DsmsupError, GuestDied
@@ -82,14 +83,14 @@ class Agent:
         self.born: list[int] = []
         """Threads that a list's clone calls made; taken by `take_born`."""
 
-    def run(self, calls: list[tuple[int, ...]]) -> list[int]:
+    def run(self, calls: Sequence[tuple[int, ...]]) -> list[int]:
         """Run a list; the result, or negative errno, of each call."""
         results: list[int] = []
         for at in range(0, len(calls), CALLS_MAX):
             results += self._run_batch(calls[at : at + CALLS_MAX])
         return results
 
-    def _run_batch(self, calls: list[tuple[int, ...]]) -> list[int]:
+    def _run_batch(self, calls: Sequence[tuple[int, ...]]) -> list[int]:
         self.injections += 1
         self.calls += len(calls)
         self.control.write_calls(calls)
@@ -111,7 +112,7 @@ class Agent:
             if stop.kind is StopKind.EVENT:
                 self.born.append(ptrace.get_event_message(self.tid))
 
-    def check(self, calls: list[tuple[int, ...]]) -> list[int]:
+    def check(self, calls: Sequence[tuple[int, ...]]) -> list[int]:
         """Run a list of which no call may fail."""
         results = self.run(calls)
         for call, result in zip(calls, results, strict=True):

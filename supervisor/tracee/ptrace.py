@@ -13,14 +13,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeAlias
 
 from ptrace.binding import func as _binding
 from ptrace.binding.linux_struct import user_regs_struct
 
 from supervisor.errors import DsmsupError, PeerError
 
-Registers = user_regs_struct
+Registers: TypeAlias = user_regs_struct
 """user_regs_struct of <sys/user.h>: 27 words; one read and one write a stop."""
 
 REGISTERS_SIZE: Final = ctypes.sizeof(Registers)

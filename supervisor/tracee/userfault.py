@@ -101,7 +101,7 @@ class UserFaults:
 
     def read(self) -> list[PageFault]:
         """The faults since; never blocks."""
-        faults = []
+        faults: list[PageFault] = []
         while True:
             try:
                 data = os.read(self.descriptor, _MESSAGE_SIZE * _MESSAGES_MAX)

@@ -155,7 +155,7 @@ def _release_robust_list(home: Home, thread: Thread) -> Steps:
         return
     yield Acquire(((head, layout.size, Access.READ),))
     entry, offset, pending = layout.unpack(home.read(head, layout.size))
-    entries = []
+    entries: list[int] = []
     while entry is not None and entry & ~1 != head and len(entries) < ROBUST_LIST_MAX:
         if entry & ~1 != pending & ~1:
             entries.append(entry)
