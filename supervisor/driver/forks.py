@@ -104,24 +104,36 @@ class Forks:
             child = yield native  # `born` tells of the child, long before this returns
             self._contexts.pop(thread.task, None)
         else:
-            yield from home.joint.before_fork()
-            copy = os.memfd_create("dsmsup-fork", os.MFD_CLOEXEC)
-            try:
-                os.ftruncate(copy, ADDRESS_SPACE_SIZE)
-                yield from self._copy_memory(copy)
-                child = yield native
-                if child > 0:
-                    if flags & CLONE_CHILD_SETTID:
-                        os.pwrite(copy, child.to_bytes(4, "little"), child_tid)
-                    if child not in home.newborn:
-                        yield Wait(("born", child))
-                    home.newborn.discard(child)
-                    self._begin(thread, child, copy, context, xstate, areas)
-            finally:
-                os.close(copy)
+            told_at = child_tid if flags & CLONE_CHILD_SETTID else 0
+            steps = self._fork_with_copy(thread, native, told_at, context, xstate, areas)
+            child = yield from home.layout.turns.in_turn(steps)
         if child > 0 and flags & CLONE_PARENT_SETTID and home.check(parent_tid, 4, Access.WRITE):
             yield Acquire(((parent_tid, 4, Access.WRITE),))
             home.write(parent_tid, child.to_bytes(4, "little"))
+        return child
+
+    def _fork_with_copy(
+        self, thread: Thread, native: Native, told_at: int, context: ptrace.Registers,
+        xstate: bytes, areas: list[bytes],
+    ) -> Steps:  # fmt: skip
+        """A child with memory of its own. No other fork and no change of the layout may come
+        between: what is copied and shared must still be what the child begins with."""
+        home = self.home
+        yield from home.joint.before_fork()
+        copy = os.memfd_create("dsmsup-fork", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(copy, ADDRESS_SPACE_SIZE)
+            yield from self._copy_memory(copy)
+            child = yield native
+            if child > 0:
+                if told_at:
+                    os.pwrite(copy, child.to_bytes(4, "little"), told_at)
+                if child not in home.newborn:
+                    yield Wait(("born", child))
+                home.newborn.discard(child)
+                self._begin(thread, child, copy, context, xstate, areas)
+        finally:
+            os.close(copy)
         return child
 
     def _copy_memory(self, copy: int) -> Steps:
