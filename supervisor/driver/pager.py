@@ -75,7 +75,7 @@ class SignalPager:
             start = first << PAGE_SHIFT
             for area in supervisor.space.pieces(start, start + (count << PAGE_SHIFT)):
                 if area.kind is not Kind.NATIVE or supervisor.host != HOME:
-                    calls.append(_mprotect(area, area.protection & _ALLOWED[access]))
+                    calls.append(self._protection(area, access))
         for call, result in zip(calls, supervisor.agent.run(calls) if calls else (), strict=True):
             if result == -errno.ENOMEM:
                 self._coarsen(call)
@@ -114,6 +114,24 @@ class SignalPager:
     def close(self) -> None:
         """The guest process is gone."""
 
+    # Inside -----------------------------------------------------------------------
+
+    def _allowed(self, area: Area, access: Access) -> Access:
+        """What the node's access comes to in memory that other processes share.
+
+        It is home's alone, whatever copies of multiple-writer pages are elsewhere; and home
+        leaves it to the kernel as soon as it has moved it onto an object of its own.
+        """
+        if area.kind is not Kind.JOINT:
+            return access
+        if self.supervisor.host != HOME:
+            return Access.NONE
+        moved = self.supervisor.memory.backing_at(area.start) is not None
+        return Access.WRITE if moved else access
+
+    def _protection(self, area: Area, access: Access) -> tuple[int, ...]:
+        return _mprotect(area, area.protection & _ALLOWED[self._allowed(area, access)])
+
 
 class UserfaultPager(SignalPager):
     """userfaultfd(2)."""
@@ -131,9 +149,9 @@ class UserfaultPager(SignalPager):
             start = first << PAGE_SHIFT
             for area in self.supervisor.space.pieces(start, start + (count << PAGE_SHIFT)):
                 if self._is_ours(area):
-                    self._set(area.start, area.end, access, calls)
+                    self._set(area.start, area.end, self._allowed(area, access), calls)
                 elif area.kind is not Kind.NATIVE:
-                    calls.append(_mprotect(area, area.protection & _ALLOWED[access]))
+                    calls.append(self._protection(area, access))
         if calls:
             self.supervisor.agent.check(calls)
 
@@ -144,13 +162,14 @@ class UserfaultPager(SignalPager):
         if calls:
             supervisor.agent.check(calls)
         for area in areas:
-            if self._registered.covers(area.start, area.end):
+            joint = area.kind is Kind.JOINT
+            if self._registered.covers(area.start, area.end) and not joint:
                 continue  # its entries are as they were
             runs = supervisor.node.access_runs(
                 PageNumber(area.start >> PAGE_SHIFT), (area.end - area.start) >> PAGE_SHIFT
             )
             self.protect(run for run in runs
-                         if run.access is not Access.WRITE or not self._is_ours(area))
+                         if run.access is not Access.WRITE or joint or not self._is_ours(area))
 
     def map(self, areas: list[Area]) -> None:
         super().map(areas)
@@ -177,6 +196,9 @@ class UserfaultPager(SignalPager):
         """Give the guest what the node allows of the page at this address; wake who waits."""
         faults = self.faults
         access = self.supervisor.node.access_runs(PageNumber(page >> PAGE_SHIFT), 1)[0].access
+        area = self.supervisor.space.find(page)
+        if area is not None:
+            access = self._allowed(area, access)
         failed = errno.EEXIST
         if access is not Access.NONE and self._registered.find(page):
             writable = access is Access.WRITE
