@@ -123,6 +123,8 @@ class Faults:
         fetch = [(address, 1, Access.READ)] if area.protection & EXEC else []
         if not (is_ours(ip) or supervisor.node.allows(ip >> PAGE_SHIFT, 1, Access.READ)):
             return fetch  # its bytes are not here yet: decoding them would tell lies
+        if address == ip and not area.protection & EXEC:
+            return []  # no code, though its bytes may look as if they were
         touched = supervisor.decoder.touches(self.code_at(thread), thread.registers)
         if 0 <= address - ip < INSTRUCTION_LENGTH_MAX and not any(
             touch.address <= address < touch.address + max(touch.length, 1) for touch in touched

@@ -18,6 +18,10 @@ _SIGSEGV: Final = int(signal.SIGSEGV)
 _SIGTRAP: Final = int(signal.SIGTRAP)
 _SIGILL: Final = int(signal.SIGILL)
 
+_TRAP_FLAG: Final = 0x100
+_PUSHED_SIZES: Final = (2, 4, 8)
+"""Less than any frame: what has been stepped may be the way into a handler."""
+
 
 class SignalStops:
     """Of a host's threads."""
@@ -63,6 +67,8 @@ class SignalStops:
         """A thread has run one instruction, or stands at the first one of a handler."""
         supervisor = self._supervisor
         thread.stepping = False
+        if supervisor.decoder.pushes_flags(thread.registers.rip):
+            self._hide_trap_flag(thread)
         if thread.frame_mask:
             supervisor.entered_handler(thread)
         supervisor.holds.stepped(thread.requester)
@@ -71,3 +77,11 @@ class SignalStops:
             supervisor.deliver_pending(thread)
         else:
             supervisor.move_on(thread)
+
+    def _hide_trap_flag(self, thread: Thread) -> None:
+        """A PUSHF that has been stepped has stored the flag that steps it; its page is pinned."""
+        before = thread.registers
+        after = ptrace.get_registers(thread.task)
+        if before.rsp - after.rsp in _PUSHED_SIZES and not before.eflags & _TRAP_FLAG:
+            memory, at = self._supervisor.memory, after.rsp + 1
+            memory.write_bytes(at, bytes([memory.read_bytes(at, 1)[0] & ~(_TRAP_FLAG >> 8)]))

@@ -25,6 +25,14 @@ _WRITES: Final = frozenset(
 )
 _TOUCHES: Final = _WRITES | {OpAccess.READ, OpAccess.COND_READ}
 
+_BIT_STRINGS: Final = frozenset(
+    getattr(iced_x86.Mnemonic, name) for name in ("BT", "BTS", "BTR", "BTC")
+)
+
+_FLAGS_PUSHED: Final = frozenset(
+    getattr(iced_x86.Mnemonic, name) for name in ("PUSHF", "PUSHFD", "PUSHFQ")
+)
+
 _MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 _ADDRESS_MASKS: Final = {
     iced_x86.CodeSize.CODE16: 0xFFFF,
@@ -66,12 +74,25 @@ class Operand(NamedTuple):
     linear_mask: int
     size: int
     access: Access
+    bit: tuple[str, int] | None = None
+    """The register of a bit string's instruction (BT, BTS, ...) that counts bits from there,
+    signed, in words of `size` bytes."""
 
 
 class Touch(NamedTuple):
     address: int
     length: int
     access: Access
+
+
+def _bit_string_offset(operand: Operand, register: int) -> int:
+    """Bytes from a bit string's beginning to the word that its instruction touches."""
+    assert operand.bit is not None
+    mask = operand.bit[1]
+    count = register & mask
+    if count > mask >> 1:
+        count -= mask + 1
+    return count // (operand.size * 8) * operand.size
 
 
 class AccessDecoder:
@@ -81,11 +102,13 @@ class AccessDecoder:
         self._factory = iced_x86.InstructionInfoFactory()
         self._cache: dict[int, tuple[Operand, ...]] = {}
         self._locked: set[int] = set()
+        self._flags_pushed: set[int] = set()
 
     def forget(self) -> None:
         """Code may have changed: decode anew."""
         self._cache.clear()
         self._locked.clear()
+        self._flags_pushed.clear()
 
     def touches(self, code: bytes, registers: Registers) -> list[Touch]:
         """Every memory access of the instruction at rip, whose bytes are `code`."""
@@ -103,6 +126,8 @@ class AccessDecoder:
                 address += getattr(registers, operand.base[0]) & operand.base[1]
             if operand.index is not None:
                 address += (getattr(registers, operand.index[0]) & operand.index[1]) * operand.scale
+            if operand.bit is not None:
+                address += _bit_string_offset(operand, getattr(registers, operand.bit[0]))
             address &= operand.mask
             if operand.segment is not None:
                 address = address + getattr(registers, operand.segment) & operand.linear_mask
@@ -112,6 +137,10 @@ class AccessDecoder:
     def is_locked(self, ip: int) -> bool:
         """Is the instruction here, decoded before, bus-locked (LOCK prefix, XCHG with memory)?"""
         return ip in self._locked
+
+    def pushes_flags(self, ip: int) -> bool:
+        """Does the instruction here, decoded before, store the flags (PUSHF)?"""
+        return ip in self._flags_pushed
 
     def only_writes(self, code: bytes, ip: int, bits: int) -> bool:
         """Does the instruction at ip, whose bytes are `code`, write all memory it touches?"""
@@ -139,7 +168,12 @@ class AccessDecoder:
             instruction.mnemonic == iced_x86.Mnemonic.XCHG and info.used_memory()
         ):
             self._locked.add(ip)
+        if instruction.mnemonic in _FLAGS_PUSHED:
+            self._flags_pushed.add(ip)
         operands = []
+        bit = None
+        if instruction.mnemonic in _BIT_STRINGS:  # by a constant too, but that stays in the word
+            bit = _REGISTERS.get(instruction.op1_register)
         for used in info.used_memory():
             if used.access not in _TOUCHES or used.vsib_size:
                 continue
@@ -159,7 +193,7 @@ class AccessDecoder:
                     base, index, used.scale, displacement, _SEGMENT_BASES.get(used.segment),
                     _ADDRESS_MASKS[used.address_size], (1 << bits) - 1,
                     iced_x86.MemorySizeExt.size(used.memory_size),
-                    Access.WRITE if used.access in _WRITES else Access.READ,
+                    Access.WRITE if used.access in _WRITES else Access.READ, bit,
                 )
             )  # fmt: skip
         return tuple(operands)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
+from supervisor.arch import I386, of_selector
 from supervisor.coherence.messages import Access
 from supervisor.driver import machine
 from supervisor.driver.operations import Background, Native, Steps
@@ -17,16 +19,20 @@ if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
+    from supervisor.tracee.ptrace import Registers
 
 PATH_MAX: Final = 4096
+_RET: Final = b"\xc3"
 LARGE_FILE: Final = 4 << 20
 """More bytes than this take a while to rewrite."""
 
 
 def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     row = home.calls.row_of(thread, call)
-    ip = home.calls.context_of(thread, call).rip
-    if row.name in machine.FLAGS and home.is_linker_code(ip):
+    by_linker = False
+    if row.name in machine.FLAGS:
+        by_linker = yield from _is_made_by_linker(home, home.calls.context_of(thread, call))
+    if by_linker:
         folder, at = machine.PATHS[row.name]
         flags = args[machine.FLAGS[row.name]]
         path = yield from _read_path(home, args[at])
@@ -44,6 +50,24 @@ def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
                 finally:
                     lease.release()
     return (yield from home.calls.run_marshalled(thread, row, args))
+
+
+def _is_made_by_linker(home: Home, registers: Registers) -> Steps:
+    """Is this call the dynamic linker's own?
+
+    Where an i386 program has no vDSO, all calls of its C library are made by a stub in the
+    linker (_dl_sysinfo_int80: `int $0x80; ret`): then it is who has called that.
+    """
+    caller = registers.rip
+    if not home.is_linker_code(caller):
+        return False
+    if of_selector(registers.cs) is I386 and home.read(caller, 1) == _RET:
+        stack = ((registers.rsp, I386.word, Access.READ),)
+        if not home.check(*stack[0]):
+            return False
+        yield Acquire(stack)
+        caller = int.from_bytes(home.read(registers.rsp, I386.word), "little")
+    return home.is_linker_code(caller)
 
 
 def _read_path(home: Home, address: int) -> Steps:
@@ -68,12 +92,15 @@ def _substitute(home: Home, thread: Thread, directory: int, path: str) -> Steps:
         place = "cwd" if number == machine.AT_FDCWD else f"fd/{number}"
         path = os.path.join(f"/proc/{home.pid}/{place}", path)
     try:
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
+            return None  # to open a FIFO would be to wait for its writer
         with open(path, "rb") as file:
             if file.read(4) != b"\x7fELF":
                 return None
     except OSError:
         return None
-    if os.path.getsize(path) > LARGE_FILE:
+    if about.st_size > LARGE_FILE:
         yield from home.prepared([path])
     result = yield Background(lambda: home.code.rewrite_library(path))
     return None if result is None else result.path
