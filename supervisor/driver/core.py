@@ -458,6 +458,8 @@ class Supervisor:
                     break
                 if not self.events.wait_briefly(self.may_spin and self._idle()):
                     await self.events.wait()
+            except ptrace.TraceeGone:
+                pass  # a task that an operation went on with: its exit is on the way
             except GuestDied as error:
                 self.guest_died(error)
             except DsmsupError as error:

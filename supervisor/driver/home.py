@@ -406,7 +406,7 @@ class Home(Supervisor):
             try:
                 self.settle()
                 await self.events.wait()
-            except DsmsupError:
+            except (DsmsupError, ptrace.TraceeGone):
                 pass  # the run is over: the guest is gone, or a host that has nothing to tell
 
     async def wait_for_children(self) -> None:
@@ -415,5 +415,5 @@ class Home(Supervisor):
             try:
                 self.settle()
                 await self.events.wait()
-            except DsmsupError:
+            except (DsmsupError, ptrace.TraceeGone):
                 pass  # as above

@@ -23,6 +23,7 @@ Sources: userfaultfd(2), ioctl_userfaultfd(2), linux/userfaultfd.h, mm/userfault
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -116,7 +117,13 @@ class UserFaults:
 
     def register(self, start: int, length: int) -> None:
         """Faults in this range, which is guest memory altogether, come here from now on."""
-        self._ask(_UFFDIO_REGISTER, bytearray(_FOUR.pack(start, length, _REGISTER_MODES, 0)))
+        try:
+            self._ask(_UFFDIO_REGISTER, bytearray(_FOUR.pack(start, length, _REGISTER_MODES, 0)))
+        except OSError as error:
+            if error.errno == errno.ENOMEM:  # so it is, too, where the process is about to end
+                with contextlib.suppress(OSError):
+                    self.write_protect(start, length, False)
+            raise
 
     def unregister(self, start: int, length: int) -> bool:
         """Let the kernel handle this range's faults, and wake who waits there; False where

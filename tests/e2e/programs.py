@@ -110,6 +110,7 @@ CALLS = [
     Program("large_io", threads=0),
     Program("poll_sleep"),
     Program("layouts", threads=3),
+    Program("ends_at_once", threads=0, status=9),
     Program("forks_at_once"),
     Program("sysv_memory", threads=0),
     Program("echo", threads=2, stdin=bytes(range(256)) * 300, compare_stderr=True),
