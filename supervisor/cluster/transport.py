@@ -24,6 +24,7 @@ import fcntl
 import socket
 import struct
 import termios
+import threading
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
@@ -137,6 +138,7 @@ class Link:
         "_least",
         "_lost",
         "_queue",
+        "_sending",
         "_sent_at",
         "_sock",
         "_start",
@@ -163,6 +165,7 @@ class Link:
         self._garbage = ""
         # Invariant: bytes_queued == total length of _queue; no empty buffer in it.
         self._queue: deque[Buffer] = deque()
+        self._sending = threading.Lock()
         # Invariant: the unread bytes are _buffer[_start:_end]; after each `receive` they
         # are less than one frame.
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -229,6 +232,10 @@ class Link:
         Writes at most 4 MiB a call. A peer that is gone takes everything: its loss is
         told by `receive`, which the event loop is told to call by the same event.
         """
+        with self._sending:
+            return self._flush()
+
+    def _flush(self) -> bool:
         queue = self._queue
         budget = _FLUSH_BYTES_MAX
         while queue and budget > 0:
@@ -393,6 +400,20 @@ class Link:
             self.bytes_queued += len(_HEARTBEAT_FRAME)
             self._beaten = total + len(_HEARTBEAT_FRAME)
             self._sent_at = now
+
+    def beat_at_once(self) -> None:
+        """Write a heartbeat if nothing is queued; from any thread.
+
+        A socket that has no room has unread bytes for the peer, which do as well.
+        """
+        with self._sending:
+            if self._queue or self._closed:
+                return
+            with contextlib.suppress(OSError):  # `receive` will tell
+                sent = self._sock.send(_HEARTBEAT_FRAME, socket.MSG_NOSIGNAL)
+                self.bytes_sent += sent
+                if sent < len(_HEARTBEAT_FRAME):
+                    self._sock.shutdown(socket.SHUT_RDWR)
 
     def silent_s(self, now: float) -> float:
         """Seconds since anything was heard of the peer, as seen at these calls.

@@ -15,6 +15,7 @@ from supervisor.coherence import wire
 from supervisor.coherence.messages import Message, Received, Tick
 from supervisor.driver import messages
 from supervisor.driver.messages import COHERENCE, CONTROL, ControlMessage
+from supervisor.driver.pulse import Pulse
 from supervisor.errors import PeerLost
 from supervisor.units import HostId
 
@@ -45,7 +46,9 @@ class Links:
         """Frames that were received behind one whose handling raised."""
         for peer, link in by_host.items():
             self._events.watch(link.fileno(), EPOLLIN, self._handler(peer, link))
+        self._pulse: Pulse | None = None
         if by_host:
+            self._pulse = Pulse(by_host)
             self._beat()
 
     def _handler(self, peer: HostId, link: Link) -> Callable[[int], None]:
@@ -127,6 +130,8 @@ class Links:
 
     def _beat(self) -> None:
         now = time.monotonic()
+        if self._pulse is not None:
+            self._pulse.seen(now)
         for host, link in list(self.by_host.items()):
             link.beat(now)
             self.flush_wanted.add(host)
@@ -140,6 +145,8 @@ class Links:
         if link is not None:
             self._events.unwatch(link.fileno())
             link.close()
+        if self._pulse is not None and not self.by_host:
+            self._pulse.close()
 
     def counters(self) -> dict[str, int]:
         """Bytes over the links that are open."""
