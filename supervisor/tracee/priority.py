@@ -20,13 +20,18 @@ import os
 import resource
 import signal
 import struct
+from typing import NamedTuple
 
 from supervisor.tracee import ptrace
+
+_libc = ctypes.CDLL(None)
 
 _SYS_SCHED_SETATTR = 314
 _SCHED_FLAG_RESET_ON_FORK = 0x01
 _SHORTEST_SLICE_NS = 100_000
 _RLIMIT_RTTIME = 15
+_PR_SET_TIMERSLACK = 29
+_PR_GET_TIMERSLACK = 30
 URGENT_S_MAX = 5.0
 """How long a supervisor computes without a sleep before it counts as any other process."""
 
@@ -54,11 +59,35 @@ def _lower(_number: int, _frame: object) -> None:
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+class _Given(NamedTuple):
+    nice: int
+    timer_slack_ns: int
+
+
+_given: _Given | None = None
+
+
+def restore() -> None:
+    """In a child that becomes the program: nice value and timer slack as dsmsup had them.
+
+    The kernel gives the child of a real-time task others (sched(7), PR_SET_TIMERSLACK(2const)).
+    """
+    if _given is not None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, _given.nice)
+        _libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(_given.timer_slack_ns), 0, 0, 0)
+
+
 def put_first(task: int = 0) -> str:
     """Raise a task's urgency (0: this process's), not its children's; says how.
 
     For the supervisor, and for the agents that run its system calls while it waits.
     """
+    global _given
+    if _given is None:
+        _given = _Given(
+            os.getpriority(os.PRIO_PROCESS, 0), _libc.prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0)
+        )
     try:
         os.sched_setscheduler(task, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
         return "real-time"

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from supervisor.descriptors import restore_limit
 from supervisor.errors import CannotExecute, DsmsupError, GuestDied, NotFound
-from supervisor.tracee import ptrace, seccomp
+from supervisor.tracee import priority, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind, wait_for
 
 _PERSONALITY_ADDR_NO_RANDOMIZE = 0x0040000
@@ -125,6 +125,7 @@ def _child(
             os._exit(127)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         restore_limit()
+        priority.restore()
         if filter_program is not None:
             seccomp.install(filter_program)
         os.execve(path, arguments, environment)

@@ -258,6 +258,13 @@ def test_program_has_the_limit_of_open_files_that_was_given(place: Place) -> Non
     assert (run.status, run.stdout, run.stderr) == (0, b"30\n1000\n30\n", b"")
 
 
+def test_program_has_the_nice_value_and_timer_slack_that_were_given(place: Place) -> None:
+    argv = ["bash", "-c", "nice; cat /proc/$$/timerslack_ns"]
+    native = place.run(["nice", "-n", "5", *argv])
+    run = place.run(["nice", "-n", "5", *harness.dsmsup_command(), "exec", "-n", "2", *argv])
+    assert (run.status, run.stdout, run.stderr) == (0, native.stdout, b"")
+
+
 def test_port_in_use(place: Place) -> None:
     key = make_key(place)
     with socket.create_server(("127.0.0.1", 0)) as taken:
