@@ -451,6 +451,7 @@ class Supervisor:
         return not self.in_kernel.busy
 
     async def run(self) -> None:
+        self.links.begin()
         while not self.finished:
             try:
                 self.settle()

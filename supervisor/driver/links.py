@@ -48,7 +48,6 @@ class Links:
             self._events.watch(link.fileno(), EPOLLIN, self._handler(peer, link))
         self._pulse: Pulse | None = None
         if by_host:
-            self._pulse = Pulse(by_host)
             self._beat()
 
     def _handler(self, peer: HostId, link: Link) -> Callable[[int], None]:
@@ -127,6 +126,11 @@ class Links:
                 self._supervisor.peer_lost(host, str(error))
                 continue
             self._events.rewatch(link.fileno(), EPOLLIN if drained else EPOLLIN | EPOLLOUT)
+
+    def begin(self) -> None:
+        """The event loop begins: no more processes are forked, and a thread may be made."""
+        if self.by_host:
+            self._pulse = Pulse(self.by_host)
 
     def _beat(self) -> None:
         now = time.monotonic()
