@@ -117,3 +117,30 @@ def test_instructions_that_touch_no_memory(text: str, bare: bool) -> None:
     assert decoder.is_bare(IP) == bare
     decoder.forget()
     assert not decoder.is_bare(IP)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "expected"),
+    [
+        ("lock btc [rdi], rcx", 3 * 8 * 4096 + 65, (0x5008, 8, WRITE)),
+        ("bt [rdi], rcx", -1, (0x1FF8, 8, READ)),
+        ("lock bts dword ptr [rdi+8], ecx", 0x1_FFFF_FFFF, (0x2004, 4, WRITE)),
+        ("btr word ptr [rdi], cx", 0x8000, (0x1000, 2, WRITE)),
+        ("bts dword ptr [rdi], 35", 0, (0x2000, 4, WRITE)),
+    ],
+)
+def test_bit_strings_are_counted_from_their_base(
+    text: str, count: int, expected: tuple[int, int, Access]
+) -> None:
+    registers = _registers()
+    registers.rcx = count & 0xFFFF_FFFF_FFFF_FFFF
+    decoder = AccessDecoder()
+    assert decoder.touches(assembled(text, IP), registers) == [Touch(*expected)]
+    assert decoder.is_locked(IP) == text.startswith("lock")
+
+
+@pytest.mark.parametrize(("text", "pushes"), [("pushfq", True), ("pushf", True), ("popfq", False)])
+def test_instructions_that_push_the_flags(text: str, pushes: bool) -> None:
+    decoder = AccessDecoder()
+    decoder.touches(assembled(text, IP), _registers())
+    assert decoder.pushes_flags(IP) == pushes
