@@ -265,6 +265,7 @@ class Supervisor:
 
     def remove_thread(self, thread: Thread) -> None:
         self.threads.pop(thread.task, None)
+        thread.still = False  # it is not told when the others go on: it executes, or has ended
         self.forget_fault(thread)
         thread.paging = False
         if thread.call_file >= 0:
