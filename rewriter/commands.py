@@ -2,7 +2,7 @@
 """`dsmsup rewrite`, `dsmsup sites` and `dsmsup cache`.
 
 Exit statuses are those of the whole command: 0, 1 when a check finds damage,
-125 for a file that cannot be rewritten, 127 for one that is not there.
+125 for a file that cannot be rewritten or written, 127 for one that is not there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections import Counter
@@ -49,9 +50,29 @@ def _reported() -> Iterator[None]:
 
 
 def _write(path: str, data: bytes, mode: int) -> None:
-    """Whole or not at all: a new file renamed into place."""
-    directory = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".dsmsup-")
+    """Whole or not at all: a new file renamed into place, where a link points.
+
+    What is there and is no regular file (a device, a FIFO) is written to and stays.
+    """
+    try:
+        if _is_special(path):
+            with open(path, "wb") as f:
+                f.write(data)
+        else:
+            _replace(os.path.realpath(path), data, mode)
+    except OSError as e:
+        raise RewriteError(path, f"cannot be written: {e.strerror}") from e
+
+
+def _is_special(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _replace(path: str, data: bytes, mode: int) -> None:
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".dsmsup-")
     try:
         with os.fdopen(handle, "wb") as f:
             f.write(data)

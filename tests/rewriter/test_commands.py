@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import click
@@ -94,10 +95,47 @@ def test_refusals(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_unwritable_output(plugin: Path, tmp_path: Path) -> None:
-    done = _run("rewrite", str(plugin), "-o", str(tmp_path / "no" / "out"))
-    assert done.exit_code in (125, 127) and done.output.startswith("dsmsup: ")
-    assert len(done.output.splitlines()) == 1
+def test_unwritable_output(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for out in (tmp_path / "no" / "out", tmp_path):
+        done = _run("rewrite", str(plugin), "-o", str(out))
+        assert done.exit_code == 125
+        assert done.output.startswith(f"dsmsup: {out}: cannot be written: ")
+        assert len(done.output.splitlines()) == 1
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    done = _run("rewrite", str(plugin), "-o", "x")
+    line = "dsmsup: x: cannot be written: No such file or directory\n"
+    assert (done.exit_code, done.output) == (125, line)
+
+
+def test_output_through_a_link(plugin: Path, tmp_path: Path) -> None:
+    out, link, absent = tmp_path / "out", tmp_path / "link", tmp_path / "absent"
+    out.write_bytes(b"old")
+    for target in (out, absent):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.name)
+        assert _run("rewrite", str(plugin), "-o", str(link)).exit_code == 0
+        assert link.is_symlink()
+        assert target.read_bytes().startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize("option", ["-o", "--map"])
+def test_output_that_is_no_regular_file_stays(option: str, plugin: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)
+    others = [] if option == "-o" else ["-o", str(tmp_path / "out")]
+    try:
+        assert _run("rewrite", str(plugin), option, str(fifo), *others).exit_code == 0
+        assert fifo.is_fifo()
+        assert reader.communicate(timeout=20)[0].startswith(b"\x7fELF" if not others else b"{")
+    finally:
+        reader.kill()
+        reader.wait()
 
 
 def test_cache(plugin: Path, tmp_path: Path) -> None:
