@@ -8,6 +8,8 @@ control system of that name is on the package index).
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 EXIT_FAILURE = 125
@@ -20,11 +22,12 @@ def main() -> None:
         if not getattr(supervisor, "IS_DSMSUP", False):
             raise ImportError(supervisor.__file__)
     except ImportError as error:
-        print(
+        line = (
             f"dsmsup: another package named 'supervisor' is installed here ({error}): "
-            "install dsmsup into an environment of its own (pipx install dsmsup, or a venv)",
-            file=sys.stderr,
+            "install dsmsup into an environment of its own (pipx install dsmsup, or a venv)\n"
         )
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode(errors="replace"))
         sys.exit(EXIT_FAILURE)
     from supervisor.cli import main as run
 

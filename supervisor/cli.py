@@ -12,6 +12,7 @@ import click
 
 from supervisor import __version__
 from supervisor.errors import EXIT_FAILURE, DsmsupError
+from supervisor.standard_streams import say, settle
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -162,12 +163,13 @@ def keygen(file: str) -> None:
 
 
 def _fail(line: str, status: int) -> NoReturn:
-    print(f"dsmsup: {line}", file=sys.stderr)
+    say(line)
     sys.exit(status)
 
 
 def main() -> Any:
     """Entry point: every failure is one line on stderr and a documented status."""
+    settle()
     try:
         sys.exit(cli.main(prog_name="dsmsup", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -180,6 +182,10 @@ def main() -> Any:
         sys.exit(130)
     except DsmsupError as error:
         _fail(str(error), error.exit_status)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}", EXIT_FAILURE)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any, Final, TextIO
 import trio
 
 from supervisor.cluster import processors
-from supervisor.cluster.membership import Membership, assemble, say
+from supervisor.cluster.membership import Membership, assemble
 from supervisor.cluster.plan import ClusterPlan
 from supervisor.cluster.processors import Shown
 from supervisor.cluster.transport import keep_freed_memory
@@ -28,6 +28,7 @@ from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
 from supervisor.errors import EXIT_FAILURE, EXIT_SIGNAL_BASE, DsmsupError
 from supervisor.program import find_program
+from supervisor.standard_streams import say
 from supervisor.tracee import ptrace
 from supervisor.tracee.priority import bound_urgency, put_first
 from supervisor.units import HOME, HostId

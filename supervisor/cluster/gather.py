@@ -21,9 +21,10 @@ from supervisor.cluster.auth import Hello
 from supervisor.cluster.handshake import HANDSHAKE_S, Admitted, Welcome
 from supervisor.cluster.hostinfo import HostInfo, dsmsup_version, local_info, misfit
 from supervisor.cluster.plan import ClusterPlan
-from supervisor.cluster.roster import Membership, Tell, hush, peer_address, plain, say, take_link
+from supervisor.cluster.roster import Membership, Tell, hush, peer_address, plain, take_link
 from supervisor.cluster.transport import tune
 from supervisor.errors import AuthenticationFailed, DsmsupError, PeerError, PeerLost
+from supervisor.standard_streams import say
 from supervisor.units import HOME, HostId
 
 _STRANGERS_MAX: Final = 64

@@ -12,9 +12,10 @@ from supervisor.cluster import handshake, mesh, rendezvous
 from supervisor.cluster.handshake import HANDSHAKE_S, Admitted, Refused, Welcome
 from supervisor.cluster.hostinfo import HostInfo, dsmsup_version, local_info
 from supervisor.cluster.plan import ClusterPlan
-from supervisor.cluster.roster import Membership, Tell, hush, say, take_link
+from supervisor.cluster.roster import Membership, Tell, hush, take_link
 from supervisor.cluster.transport import Link
 from supervisor.errors import DsmsupError, PeerError, PeerLost
+from supervisor.standard_streams import say
 from supervisor.units import HOME, HostId
 
 _RETRY_S: Final = (0.05, 0.5)

@@ -12,10 +12,11 @@ from supervisor.cluster import rendezvous
 from supervisor.cluster.gather import gather_hosts
 from supervisor.cluster.join import join
 from supervisor.cluster.plan import ClusterPlan
-from supervisor.cluster.roster import Membership, Tell, hush, say
+from supervisor.cluster.roster import Membership, Tell, hush
+from supervisor.standard_streams import say
 from supervisor.units import HOME
 
-__all__ = ["Membership", "Tell", "assemble", "gather_hosts", "hush", "join", "say"]
+__all__ = ["Membership", "Tell", "assemble", "gather_hosts", "hush", "join"]
 
 
 async def assemble(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Membership:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,12 +36,6 @@ class Membership:
         """Close every link."""
         for link in self.links.values():
             link.close()
-
-
-def say(line: str) -> None:
-    """Tell the user on stderr, in one write so that hosts sharing a terminal do not mix."""
-    with contextlib.suppress(OSError):  # Nobody may be there to read it.
-        os.write(2, f"dsmsup: {line}\n".encode(errors="replace"))
 
 
 def hush(_line: str) -> None:

@@ -24,8 +24,8 @@ from typing import Final, NoReturn
 from supervisor.cluster.auth import new_key
 from supervisor.cluster.plan import ClusterPlan, Rendezvous, VirtualPlan
 from supervisor.cluster.rendezvous import listen_on_loopback
-from supervisor.cluster.roster import say
 from supervisor.errors import EXIT_FAILURE, DsmsupError
+from supervisor.standard_streams import say
 from supervisor.units import HOME, HostId
 
 HostMain = Callable[[ClusterPlan], int]

@@ -160,6 +160,7 @@ def test_pmi1_that_ends_or_never_answers_or_was_never_open() -> None:
 STORY = """
 import os, signal, sys, trio
 signal.alarm(60)  # Whatever becomes of the test, this process ends.
+from supervisor import standard_streams
 from supervisor.cluster import launch, membership
 from supervisor.errors import DsmsupError
 try:
@@ -167,7 +168,7 @@ try:
     plan = launch.plan(launch.LaunchOptions(), os.environ, cpus)
     member = trio.run(membership.assemble, plan)
 except DsmsupError as error:
-    membership.say(str(error))
+    standard_streams.say(str(error))
     sys.exit(error.exit_status)
 os.write(1, f"host {member.host_id} of {member.hosts}, {len(member.links)} links\\n".encode())
 """

@@ -93,6 +93,42 @@ def test_closed_output_is_the_programs_own_affair(place: Place) -> None:
     assert run.stderr.split() == [b"141"]
 
 
+WHICH_ARE_OPEN = """
+for n in 0 1 2; do if test -e /proc/$$/fd/$n; then open=$open$n; fi; done
+echo "$open" > "$0"
+exit 3
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_closed_for_the_program(
+    closed: str, hosts: int, place: Place
+) -> None:
+    command = " ".join([*harness.dsmsup_command(), "exec", "-n", str(hosts)])
+    found = []
+    for prefix in ("", command):
+        told = place.scratch / "told"
+        run = place.run(["sh", "-c", f'{prefix} sh -c "$1" "$2" {closed}', "sh", WHICH_ARE_OPEN,
+                         str(told)])  # fmt: skip
+        assert (run.status, run.stdout, run.stderr) == (3, b"", b"")
+        found.append(told.read_text())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_dead_standard_error_changes_no_status(stderr: str, place: Place) -> None:
+    command = " ".join(harness.dsmsup_command())
+    for arguments, status in [
+        ("exec -n 2 /no/such/program", 127),
+        ("exec -n none true", 125),
+        ("sites /no/such/file", 127),
+        ("exec -n 2 -v sh -c 'exit 4'", 4),
+        ("", 125),
+    ]:
+        run = place.run(["sh", "-c", f"{command} {arguments} {stderr}"])
+        assert (run.status, run.stdout, run.stderr) == (status, b"", b""), arguments
+
+
 def test_no_cluster_named_means_virtual_hosts(place: Place) -> None:
     stats = place.scratch / "stats.json"
     run = place.dsmsup("exec", "--stats", stats, harness.BIN / "mutex")
@@ -302,3 +338,12 @@ def test_help_and_version(place: Place) -> None:
         run = place.dsmsup(*arguments)
         assert (run.status, run.stderr) == (0, b"")
         assert b"dsmsup" in run.stdout
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "sites /bin/true", "cache show"])
+def test_output_that_cannot_be_written(arguments: str, place: Place) -> None:
+    command = " ".join([*harness.dsmsup_command(), arguments])
+    run = place.run(["sh", "-c", f"{command} >/dev/full"])
+    assert one_line(run, 125) == "dsmsup: standard output: No space left on device"
+    run = place.run(["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"])
+    assert (run.stdout, run.stderr) == (b"141\n", b"")
