@@ -172,8 +172,7 @@ async def _run_home(
         say(str(home.trouble))
     assert home.endings.status is not None
     if report is not None:
-        with report:
-            _write_statistics(report, job, home, cpus, time.monotonic() - started)
+        _write_statistics(report, job, home, cpus, time.monotonic() - started)
     return home.endings.status
 
 
@@ -283,8 +282,8 @@ def _write_statistics(file: TextIO, job: Job, home: Home, cpus: list[int], wall_
         ],
     }
     try:
-        json.dump(report, file, indent=2)
-        file.write("\n")
-        file.flush()
+        with file:  # closing writes, too
+            json.dump(report, file, indent=2)
+            file.write("\n")
     except OSError as error:
         say(f"cannot write statistics to '{job.stats_path}': {error.strerror}")

@@ -29,6 +29,7 @@ from rewriter.sites import Code
 from supervisor.driver import exit_status
 from supervisor.errors import DsmsupError
 from supervisor.program import find_program
+from supervisor.standard_streams import say
 from supervisor.tracee.spawn import spawn
 from supervisor.tracee.stepping import Instruction, Stepper
 
@@ -65,24 +66,30 @@ def count(
 ) -> int:
     """Run a program and report to a file, or to stderr; its exit status."""
     path = find_program(program)
-    with contextlib.ExitStack() as stack:
-        report: TextIO = sys.stderr
-        if output is not None:
-            try:
-                report = stack.enter_context(open(output, "w", encoding="utf-8"))
-            except OSError as error:
-                raise DsmsupError(f"cannot write to '{output}': {error.strerror}") from None
-        pid = spawn(path, [os.fsencode(each) for each in (program, *arguments)], os.environb, None)
-        _leave_signals_to(pid)
-        stepper = Stepper(pid, limit)
-        status = exit_status.of(stepper.run())
-        result = counted(stepper)
-        if machine:
-            json.dump(as_json(program, status, result), report, indent=2)
-            report.write("\n")
-        else:
-            report.writelines(f"{line}\n" for line in as_table(program, result, top))
+    report = contextlib.nullcontext(sys.stderr) if output is None else _open(output)
+    pid = spawn(path, [os.fsencode(each) for each in (program, *arguments)], os.environb, None)
+    _leave_signals_to(pid)
+    stepper = Stepper(pid, limit)
+    status = exit_status.of(stepper.run())
+    result = counted(stepper)
+    try:
+        with report as file:  # closing writes, too
+            if machine:
+                json.dump(as_json(program, status, result), file, indent=2)
+                file.write("\n")
+            else:
+                file.writelines(f"{line}\n" for line in as_table(program, result, top))
+    except OSError as error:
+        say(f"cannot write to '{output}': {error.strerror}")
     return status
+
+
+def _open(output: str) -> TextIO:
+    """Before the program runs: what cannot be written should not cost a run."""
+    try:
+        return open(output, "w", encoding="utf-8")
+    except OSError as error:
+        raise DsmsupError(f"cannot write to '{output}': {error.strerror}") from None
 
 
 def _leave_signals_to(pid: int) -> None:

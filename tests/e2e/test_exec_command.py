@@ -129,6 +129,24 @@ def test_dead_standard_error_changes_no_status(stderr: str, place: Place) -> Non
         assert (run.status, run.stdout, run.stderr) == (status, b"", b""), arguments
 
 
+@pytest.mark.parametrize("command", [("exec", "-n", "2", "--stats"), ("count", "-o")],
+                         ids=["exec", "count"])
+def test_full_report_costs_no_status(command: tuple[str, ...], place: Place) -> None:
+    run = place.dsmsup(*command, "/dev/full", "/bin/sh", "-c", "echo out; exit 3")
+    assert (run.status, run.stdout) == (3, b"out\n")
+    (line,) = run.stderr.decode().splitlines()
+    assert line.startswith("dsmsup: cannot write ")
+    assert line.endswith("'/dev/full': No space left on device")
+
+
+def test_count_with_dead_standard_error(place: Place) -> None:
+    command = " ".join(harness.dsmsup_command())
+    for stderr in ("2>&-", "2>/dev/full", "2>&1 >/dev/null | true"):
+        script = f"{command} count sh -c 'exit 3' {stderr}; exit ${{PIPESTATUS[0]}}"
+        run = place.run(["bash", "-c", script])
+        assert (run.status, run.stderr) == (3, b"")
+
+
 def test_no_cluster_named_means_virtual_hosts(place: Place) -> None:
     stats = place.scratch / "stats.json"
     run = place.dsmsup("exec", "--stats", stats, harness.BIN / "mutex")
