@@ -31,4 +31,4 @@ class Corrupt(RewriteError):
 
 
 class Unsupported(RewriteError):
-    """A sound ELF file of a sort that the rewriter does not handle."""
+    """An ELF file that may run, of a sort that the rewriter does not handle."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from rewriter.elf import PT_GNU_EH_FRAME, Elf
-from rewriter.errors import Corrupt
+from rewriter.errors import Unsupported
 
 OMIT: Final = 0xFF
 _TABLE_ENCODING: Final = 0x3B
@@ -156,7 +156,7 @@ def _last_record(r: Reader, count_encoding: int, encoding: int) -> int:
 
 
 def read_frames(elf: Elf) -> list[Fde]:
-    """All FDEs over code, ascending by start, disjoint; raises Corrupt.
+    """All FDEs over code, ascending by start, disjoint; raises Unsupported.
 
     Of identical code folded by the linker several FDEs share a start: the
     longest is kept. One that reaches into the next is cut there.
@@ -169,7 +169,8 @@ def read_frames(elf: Elf) -> list[Fde]:
     try:
         rows = sorted(_records(elf, reader), key=lambda f: (f.start, -f.end))
     except IndexError:
-        raise Corrupt(elf.name, "the .eh_frame unwind table is damaged") from None
+        # The kernel reads no such table: the program may run well without it.
+        raise Unsupported(elf.name, "the .eh_frame unwind table is damaged") from None
     out: list[Fde] = []
     for f in rows:
         if out and out[-1].start == f.start:

@@ -28,8 +28,7 @@ def plan_bytes(data: bytes, name: str, options: Options) -> Plan:
         return make_plan(Elf(data, name), options)
     except (ValueError, IndexError, OverflowError, struct.error, MemoryError) as e:
         # Numbers of the file that no check foresaw. Still the file's doing.
-        reason = f"its tables contradict themselves ({type(e).__name__})"
-        raise Corrupt(name, reason) from e
+        raise Corrupt(name, "its tables contradict themselves") from e
 
 
 def rewrite_bytes(

@@ -189,7 +189,7 @@ def _gaps(code: Code) -> list[tuple[int, int]]:
 def _trace_gaps(code: Code, candidates: np.ndarray) -> None:
     """Follow control flow inside the gaps and add what it reaches as sweeps."""
     gaps = _gaps(code)
-    if not gaps or not _holds(gaps, candidates):
+    if not _holds(gaps, candidates):
         return
     elf = code.elf
     roots = {elf.entry} | {s.address for s in code.symbols} | relocated_words(elf)
@@ -226,6 +226,8 @@ def _without(gaps: list[tuple[int, int]], runs: list[Sweep]) -> list[tuple[int, 
 
 
 def _holds(gaps: list[tuple[int, int]], candidates: np.ndarray) -> bool:
+    if not gaps:
+        return False
     starts = [g[0] for g in gaps]
     at = np.searchsorted(np.array(starts, np.int64), candidates, side="right") - 1
     ends = np.array([g[1] for g in gaps], np.int64)

@@ -11,6 +11,7 @@ import pytest
 
 from rewriter.elf import Elf
 from rewriter.errors import Unsupported
+from rewriter.frames import frame_section
 from rewriter.kinds import Kind
 from rewriter.plan import Options, make_plan
 from rewriter.rewrite import plan_bytes
@@ -47,6 +48,29 @@ def _function(name: str, body: str, cfi: bool = True) -> str:
         f".text\n.globl {name}\n.type {name}, @function\n{name}: {begin}\n{body}\nret\n"
         f"{end}\n.size {name}, . - {name}\n"
     )
+
+
+def test_file_that_its_entry_point_reaches_whole(tmp_path: Path) -> None:
+    """No unwind table, no sized symbol: all is gap, and all of the gap is followed."""
+    source, out = tmp_path / "tiny.s", tmp_path / "tiny"
+    source.write_text(".globl _start\n_start: lock addl $1,-8(%rsp); mov $60,%eax; syscall\n")
+    subprocess.run(["gcc", "-nostdlib", "-static", "-o", str(out), str(source)], check=True)
+    code = find_code(Elf(out.read_bytes(), "tiny"))
+    assert [site.kind for site in code.sites] == [Kind.LOCK]
+    assert not code.partial
+
+
+def test_damaged_unwind_table(compile_program: Compile) -> None:
+    """What the kernel does not read is no reason not to run a file."""
+    data = bytearray(compile_program("plugin.c", "-shared", "-fPIC").read_bytes())
+    elf = Elf(bytes(data), "f")
+    where = frame_section(elf)
+    assert where is not None
+    segment = elf.segment_at(where[0])
+    assert segment is not None
+    struct.pack_into("<I", data, where[0] - segment.vaddr + segment.offset, 0x7FFF_FFF0)
+    with pytest.raises(Unsupported, match="unwind table is damaged"):
+        plan_bytes(bytes(data), "f", Options())
 
 
 def test_kinds(tmp_path: Path) -> None:
