@@ -166,6 +166,7 @@ async def _run_home(
         home.endings.kill_program()
         home.bystanders.kill()
         membership.close()  # the other hosts wait for it: children of this process among them
+        home.files.close()
         _reap()
         home.events.close()
     if home.trouble is not None:

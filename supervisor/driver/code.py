@@ -6,23 +6,19 @@ Addresses of rewritten files are link-time ones; an object's load bias is added.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-from rewriter.cache import Rewritten, rewritten
+from rewriter.cache import Rewritten
 from rewriter.errors import RewriteError, Unsupported
 from rewriter.kinds import Kind
-from supervisor.errors import CannotExecute
-from supervisor.tracee import image, ptrace
+from supervisor.driver.rewritten_files import RewrittenFiles
+from supervisor.errors import CannotExecute, DsmsupError
+from supervisor.tracee import image
 from supervisor.tracee.image import Segment, Substitute
 from supervisor.units import PAGE_MASK
-
-SYS_PRCTL: Final = 157
-PR_SET_PDEATHSIG: Final = 1
 
 
 class CodeObject(NamedTuple):
@@ -100,8 +96,13 @@ class CodeMap:
     """The rewritten files of the program, at home. CPUIDs trap always, or never as such."""
 
     def __init__(
-        self, on_object: Callable[[CodeObject], None], *, questions_trap: bool = False
+        self,
+        files: RewrittenFiles,
+        on_object: Callable[[CodeObject], None],
+        *,
+        questions_trap: bool = False,
     ) -> None:
+        self._files = files
         self.traps = TrapMap()
         self._always = kinds_that_trap(questions_trap)
         self.untrapped = ""
@@ -125,7 +126,7 @@ class CodeMap:
         page has several writers, code is correct without its traps.
         """
         try:
-            result = rewritten(path, always_trap=self._always)
+            result = self._files.get(path, self._always)
         except Unsupported:
             self.untrapped = path
             return None
@@ -142,10 +143,13 @@ class CodeMap:
         return result
 
     def rewrite_library(self, path: str) -> Rewritten | None:
-        """As `rewrite`, for a library: what cannot be rewritten is for the linker to refuse."""
+        """As `rewrite`, for a library: what cannot be rewritten is for the linker to refuse.
+
+        Where it does not, `mapped` finds code without traps.
+        """
         try:
             return self.rewrite(path)
-        except CannotExecute:
+        except DsmsupError:
             return None
 
     def substitute(self, path: str) -> Substitute | None:
@@ -203,28 +207,6 @@ class CodeMap:
 def kinds_that_trap(questions: bool) -> frozenset[Kind]:
     """Which kinds of instruction trap whether or not a page has several writers."""
     return frozenset((Kind.CPUID,)) if questions else frozenset()
-
-
-def start_to_prepare(paths: Iterable[str], always_trap: frozenset[Kind]) -> int:
-    """Rewrite ELF files into the cache in a process of its own; its pid.
-
-    Rewriting takes minutes for the largest; beside the event loop, in a thread, it
-    would keep the interpreter's lock, and this host would be silent for too long.
-    What is wrong with a file shows when it is used.
-    """
-    front = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        ptrace.raw_syscall(SYS_PRCTL, PR_SET_PDEATHSIG, signal.SIGKILL, 0)
-        if os.getppid() != front:  # it died before the kernel knew
-            os._exit(1)
-        for path in paths:
-            with contextlib.suppress(RewriteError, OSError):
-                rewritten(path, always_trap=always_trap)
-    finally:
-        os._exit(0)
 
 
 def _protection(flags: int) -> int:

@@ -22,7 +22,7 @@ from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.away import Away
 from supervisor.driver.bystander_calls import BystanderCalls
 from supervisor.driver.calls import Calls
-from supervisor.driver.code import CodeMap, CodeObject, kinds_that_trap, start_to_prepare
+from supervisor.driver.code import CodeMap, CodeObject, kinds_that_trap
 from supervisor.driver.core import Supervisor
 from supervisor.driver.endings import Endings
 from supervisor.driver.forks import Forks
@@ -58,6 +58,7 @@ from supervisor.driver.operations import (
 from supervisor.driver.placement import Placement
 from supervisor.driver.processor_time import ProcessorTime
 from supervisor.driver.processor_timers import ProcessorTimers
+from supervisor.driver.rewritten_files import RewrittenFiles
 from supervisor.driver.scratch import Scratch
 from supervisor.driver.surroundings import Surroundings
 from supervisor.driver.thread import Thread
@@ -98,7 +99,8 @@ class Home(Supervisor):
     ) -> None:
         super().__init__(HOME, hosts, links, names, policy, verbose, paths, shown)
         self.scratch = Scratch(X86_64)
-        self.code = CodeMap(self._on_code, questions_trap=shown.questions_trap)
+        self.files = RewrittenFiles(self.verbose)
+        self.code = CodeMap(self.files, self._on_code, questions_trap=shown.questions_trap)
         self.traps = self.code.traps
         self.machine = Machine(cpus, shown.features)
         self.placement = Placement(cpus)
@@ -158,9 +160,14 @@ class Home(Supervisor):
         )
 
     def prepared(self, paths: Iterable[str]) -> Steps:
-        """Have the rewritten files of these in the cache; see `start_to_prepare`."""
+        """Have the rewritten files of these made; see `RewrittenFiles.start_to_prepare`."""
+        paths = list(paths)
         always_trap = kinds_that_trap(self.shown.questions_trap)
-        yield Wait(("prepared", start_to_prepare(paths, always_trap)))
+        while True:
+            pid = self.files.start_to_prepare(paths, always_trap)
+            status = yield Wait(("prepared", pid))
+            if self.files.prepared(pid, status):
+                return
 
     def _take_over_prepared(self) -> None:
         if self.finished:
@@ -206,7 +213,9 @@ class Home(Supervisor):
         self.layout.clear()
         self.away.synced.clear()  # the new image's areas go out with its first thread elsewhere
         self.decoder.forget()
-        self.code = CodeMap(self._on_code, questions_trap=self.shown.questions_trap)
+        self.code = CodeMap(
+            self.files, self._on_code, questions_trap=self.shown.questions_trap
+        )
         self.traps = self.code.traps
         self.actions.executed()
         self.processor_time.executed()
@@ -249,7 +258,7 @@ class Home(Supervisor):
             return
         if stop.kind in (StopKind.EXITED, StopKind.KILLED):
             self.newborn.discard(stop.pid)
-            if self.operations.wake(("prepared", stop.pid), None):
+            if self.operations.wake(("prepared", stop.pid), stop.detail):
                 return
             host = self.on_child_exit(stop.pid)
             if host is not None:

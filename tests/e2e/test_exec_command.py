@@ -129,6 +129,37 @@ def test_dead_standard_error_changes_no_status(stderr: str, place: Place) -> Non
         assert (run.status, run.stdout, run.stderr) == (status, b"", b""), arguments
 
 
+@pytest.mark.parametrize("cache", ["/dev/null/x", "/proc/none", "full"])
+def test_cache_that_cannot_be_used(cache: str, hosts: int, place: Place) -> None:
+    """The run has its rewritten files in a temporary folder, and none of it is left."""
+    full = place.scratch / "full"
+    full.mkdir()
+    command = [*harness.dsmsup_command(), "exec", "-v", "-n", str(hosts), f"{harness.BIN}/mutex"]
+    env = {"DSMSUP_CACHE_DIR": str(full) if cache == "full" else cache}
+    if cache == "full":
+        harness.need("unshare")
+        mounted = f"mount -t tmpfs -o size=4k,nr_inodes=9 none {full} && exec \"$@\""
+        command = ["unshare", "-m", "sh", "-c", mounted, "sh", *command]
+    run = place.run(command, env=env)
+    assert (run.status, run.stdout) == (0, b"mutex: 1200\n")
+    assert b"for this run only" in run.stderr
+
+
+def test_no_folder_for_rewritten_files(place: Place) -> None:
+    """No temporary one either: TMPDIR and its like, and the working directory last."""
+    harness.need("unshare")
+    script = (
+        "for each in /tmp /var/tmp /usr/tmp; do if test -d $each; then mount --bind $each $each"
+        ' && mount -o remount,ro,bind $each; fi; done; cd /proc && exec "$@"'
+    )
+    command = [*harness.dsmsup_command(), "exec", "-n", "2", "/bin/true"]
+    env = {"DSMSUP_CACHE_DIR": "/dev/null/x", "TMPDIR": "/proc"}
+    run = place.run(["unshare", "-m", "sh", "-c", script, "sh", *command], env=env)
+    line = one_line(run, 125)
+    assert "/dev/null/x" in line
+    assert "set DSMSUP_CACHE_DIR" in line
+
+
 @pytest.mark.parametrize("command", [("exec", "-n", "2", "--stats"), ("count", "-o")],
                          ids=["exec", "count"])
 def test_full_report_costs_no_status(command: tuple[str, ...], place: Place) -> None:

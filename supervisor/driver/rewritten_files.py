@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where this run's rewritten files are: in the user's cache, else in a folder of its own.
+
+The program maps them from there, so a folder of the run's own lives as long as the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from rewriter.cache import CacheError, Rewritten, rewritten
+from rewriter.errors import RewriteError
+from rewriter.kinds import Kind
+from supervisor.errors import DsmsupError
+from supervisor.tracee import ptrace
+
+SYS_PRCTL: Final = 157
+PR_SET_PDEATHSIG: Final = 1
+CACHE_UNUSABLE: Final = 100
+"""How a process that prepares files exits when it finds that out."""
+
+
+class RewrittenFiles:
+    """At home, for as long as the run."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._own = ""
+        """The run's own folder, when it has one."""
+        self._leaving = threading.Lock()  # libraries are rewritten in worker threads
+        self._helpers: dict[int, int] = {}
+        """Processes that prepare files: pid -> process descriptor."""
+
+    def get(self, path: str, always_trap: frozenset[Kind]) -> Rewritten:
+        """As `rewritten`; DsmsupError where no folder can be used."""
+        own = self._own
+        try:
+            return rewritten(path, own or None, always_trap=always_trap)
+        except CacheError as error:
+            if own or not self.leave_cache(error.reason):
+                raise _nowhere(error) from None
+        try:
+            return rewritten(path, self._own, always_trap=always_trap)
+        except CacheError as error:
+            raise _nowhere(error) from None
+
+    def leave_cache(self, why: str) -> bool:
+        """Go on in a folder of the run's own; False when there can be none."""
+        with self._leaving:
+            if self._own:
+                return True
+            try:
+                self._own = tempfile.mkdtemp(prefix="dsmsup-")
+            except OSError:
+                return False
+        self._tell(f"{why}: rewritten files are in {self._own}, for this run only")
+        return True
+
+    def start_to_prepare(self, paths: Iterable[str], always_trap: frozenset[Kind]) -> int:
+        """Rewrite ELF files in a process of its own; its pid. Its exit is for `prepared`.
+
+        Rewriting takes minutes for the largest; beside the event loop, in a thread, it
+        would keep the interpreter's lock, and this host would be silent for too long.
+        What is wrong with a file shows when it is used.
+        """
+        front = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._helpers[pid] = os.pidfd_open(pid)
+            return pid
+        status = 0
+        try:
+            ptrace.raw_syscall(SYS_PRCTL, PR_SET_PDEATHSIG, signal.SIGKILL, 0)
+            if os.getppid() != front:  # it died before the kernel knew
+                os._exit(1)
+            for path in paths:
+                try:
+                    rewritten(path, self._own or None, always_trap=always_trap)
+                except CacheError:
+                    status = CACHE_UNUSABLE
+                    break
+                except (RewriteError, OSError):
+                    continue
+        finally:
+            os._exit(status)
+
+    def prepared(self, pid: int, status: int) -> bool:
+        """A process that prepares files has exited; False where it is to be done again."""
+        os.close(self._helpers.pop(pid))
+        if status != CACHE_UNUSABLE or self._own:
+            return True
+        return not self.leave_cache("the cache of rewritten files cannot be used")
+
+    def close(self) -> None:
+        """Nobody needs the files any more, nor goes on to write there."""
+        for pid, pidfd in self._helpers.items():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            os.close(pidfd)
+        self._helpers.clear()
+        if self._own:
+            shutil.rmtree(self._own, ignore_errors=True)
+
+
+def _nowhere(error: CacheError) -> DsmsupError:
+    return DsmsupError(
+        f"{error.reason}, nor can a temporary folder: set DSMSUP_CACHE_DIR to one that can"
+    )
