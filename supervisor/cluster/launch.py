@@ -94,7 +94,7 @@ def plan(
         _refuse_strays(settings)
         virtual = min(HOSTS_MAX, max(2, len(available_cpus)))
     if virtual is not None:
-        return VirtualPlan(virtual, share_cpus(available_cpus, virtual))
+        return VirtualPlan(virtual, share_cpus(available_cpus, virtual), wait_s)
 
     hosts = _host_count(settings, launcher)
     host_id = _host_id(settings, launcher, hosts, completion_index(environ))

@@ -35,6 +35,7 @@ class VirtualPlan:
 
     hosts: int
     cpu_sets: tuple[tuple[int, ...], ...]
+    join_timeout_s: float = JOIN_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,20 @@ def listen_on_loopback() -> socket.socket:
     return sock
 
 
+def check_loopback() -> None:
+    """Raise DsmsupError unless processes of this machine can reach each other at 127.0.0.1.
+
+    A new network namespace has the interface, but down: a listener waits there in vain.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("127.0.0.1", 1))  # of datagrams: nothing is sent
+        except OSError as error:
+            if error.errno in _NOT_OURS:
+                raise DsmsupError("the loopback interface is down: ip link set lo up") from None
+            raise
+
+
 def listen_anywhere(port: int) -> socket.socket:
     """A listener at every address of this machine; port 0 lets the kernel choose one."""
     if socket.has_dualstack_ipv6():

@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 
 from supervisor.cluster.auth import new_key
 from supervisor.cluster.plan import ClusterPlan, Rendezvous, VirtualPlan
-from supervisor.cluster.rendezvous import listen_on_loopback
+from supervisor.cluster.rendezvous import check_loopback, listen_on_loopback
 from supervisor.errors import EXIT_FAILURE, DsmsupError
 from supervisor.standard_streams import say
 from supervisor.units import HOME, HostId
@@ -105,10 +105,16 @@ def spawn(
         home = ClusterPlan(1, HOME, Rendezvous(("127.0.0.1",), 0), key, plan.cpu_sets[0])
         _bind(home, pin)
         return VirtualHosts(home, [])
-    listener = listen_on_loopback()
+    try:
+        check_loopback()
+        listener = listen_on_loopback()
+    except OSError as error:
+        raise DsmsupError(f"cannot listen at 127.0.0.1: {error.strerror}") from None
     rendezvous = Rendezvous(("127.0.0.1",), listener.getsockname()[1])
     plans = [
-        ClusterPlan(plan.hosts, HostId(host), rendezvous, key, cpus, home_listens=True)
+        ClusterPlan(
+            plan.hosts, HostId(host), rendezvous, key, cpus, plan.join_timeout_s, home_listens=True
+        )
         for host, cpus in enumerate(plan.cpu_sets)
     ]
     home = replace(plans[HOME], listener=listener)

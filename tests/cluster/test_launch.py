@@ -88,6 +88,9 @@ def test_n_and_its_variable() -> None:
     assert plan({}, {"DSMSUP_N": " 2 "}) == VirtualPlan(2, ((0, 1), (2, 3)))
     assert plan({"n": 1}, {"DSMSUP_N": "2"}) == VirtualPlan(1, (CPUS,))
     assert plan({}, {"DSMSUP_N": ""}) == plan()
+    patient = VirtualPlan(2, ((0, 1), (2, 3)), 7.5)
+    assert plan({"n": 2, "join_timeout": "7.5"}) == patient
+    assert plan({"n": 2}, {"DSMSUP_JOIN_TIMEOUT": "7.5"}) == patient
 
 
 def test_the_default_has_a_bound() -> None:

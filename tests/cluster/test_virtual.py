@@ -134,6 +134,19 @@ def test_one_host_needs_no_child_and_no_socket() -> None:
     assert out == "0 1 {} 1 []\n"
 
 
+def test_how_long_to_wait_is_told_to_all() -> None:
+    _, err = run("""
+        from dataclasses import replace
+        hosts = virtual.spawn(
+            replace(cluster(2), join_timeout_s=7.5), lambda plan: int(plan.join_timeout_s * 2)
+        )
+        _, status = os.waitpid(hosts.children[0].pid, 0)
+        tell(f"{hosts.plan.join_timeout_s} {os.waitstatus_to_exitcode(status)}")
+        hosts.reap()
+    """)
+    assert err == "7.5 15\n"
+
+
 def test_what_a_child_inherits() -> None:
     out, err = run("""
         unwanted, wanted = os.pipe()

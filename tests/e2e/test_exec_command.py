@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import struct
@@ -137,7 +138,7 @@ def test_cache_that_cannot_be_used(cache: str, hosts: int, place: Place) -> None
     command = [*harness.dsmsup_command(), "exec", "-v", "-n", str(hosts), f"{harness.BIN}/mutex"]
     env = {"DSMSUP_CACHE_DIR": str(full) if cache == "full" else cache}
     if cache == "full":
-        harness.need("unshare")
+        as_root()
         mounted = f"mount -t tmpfs -o size=4k,nr_inodes=9 none {full} && exec \"$@\""
         command = ["unshare", "-m", "sh", "-c", mounted, "sh", *command]
     run = place.run(command, env=env)
@@ -147,7 +148,7 @@ def test_cache_that_cannot_be_used(cache: str, hosts: int, place: Place) -> None
 
 def test_no_folder_for_rewritten_files(place: Place) -> None:
     """No temporary one either: TMPDIR and its like, and the working directory last."""
-    harness.need("unshare")
+    as_root()
     script = (
         "for each in /tmp /var/tmp /usr/tmp; do if test -d $each; then mount --bind $each $each"
         ' && mount -o remount,ro,bind $each; fi; done; cd /proc && exec "$@"'
@@ -348,6 +349,20 @@ def test_program_has_the_nice_value_and_timer_slack_that_were_given(place: Place
     native = place.run(["nice", "-n", "5", *argv])
     run = place.run(["nice", "-n", "5", *harness.dsmsup_command(), "exec", "-n", "2", *argv])
     assert (run.status, run.stdout, run.stderr) == (0, native.stdout, b"")
+
+
+def as_root() -> None:
+    """Namespaces of mounts and networks are root's to make."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    harness.need("unshare")
+
+
+def test_loopback_that_is_down(place: Place) -> None:
+    as_root()
+    run = place.run(["unshare", "-n", *harness.dsmsup_command(), "exec", "-n", "2", "true"])
+    assert "ip link set lo up" in one_line(run, 125)
+    assert run.wall_s < 10
 
 
 def test_port_in_use(place: Place) -> None:
