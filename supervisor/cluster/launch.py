@@ -8,6 +8,7 @@ nothing named, the hosts are virtual ones of this machine.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from supervisor.errors import UsageError
 from supervisor.units import HostId
 
 _JOIN_TIMEOUT_S_MAX: Final = 86400.0
+_DIGITS: Final = re.compile(r"-?[0-9]{1,9}")
+"""int() takes more: 1_0, and the digits of other scripts."""
+_DECIMAL: Final = re.compile(r"[0-9]{1,9}\.?[0-9]{0,9}|\.[0-9]{1,9}")
 _WILDCARDS: Final = ("", "*", "0.0.0.0", "::")
 
 Share = Callable[[str, str, int, int, str, Mapping[str, str], float], str]
@@ -139,12 +143,11 @@ def _read(options: LaunchOptions, environ: Mapping[str, str]) -> dict[str, _Sett
 
 
 def _integer(setting: _Setting, low: int, high: int, what: str) -> int:
-    try:
-        value = int(setting.text)
-    except ValueError:
+    if not _DIGITS.fullmatch(setting.text):
         raise UsageError(
             f"{setting.source} {setting.text}: not a number; {what} is {low} to {high}"
-        ) from None
+        )
+    value = int(setting.text)
     if not low <= value <= high:
         raise UsageError(f"{setting.source} {value}: {what} is {low} to {high}")
     return value
@@ -154,10 +157,7 @@ def _seconds(settings: dict[str, _Setting | None]) -> float:
     setting = settings["join_timeout"]
     if setting is None:
         return JOIN_TIMEOUT_S
-    try:
-        value = float(setting.text)
-    except ValueError:
-        value = -1.0
+    value = float(setting.text) if _DECIMAL.fullmatch(setting.text) else -1.0
     if not 0 < value <= _JOIN_TIMEOUT_S_MAX:
         raise UsageError(
             f"{setting.source} {setting.text}: give seconds, above 0 and up to"
@@ -233,7 +233,7 @@ def _rendezvous(setting: _Setting | None) -> Rendezvous | None:
         host = host[1:-1]
     elif ":" in host:
         raise UsageError(f"{setting.source} {setting.text}: write IPv6 as [ADDRESS]:PORT")
-    if not colon or not port.isdecimal() or not 1 <= int(port) <= 65535:
+    if not colon or not _DIGITS.fullmatch(port) or not 1 <= int(port) <= 65535:
         raise UsageError(
             f"{setting.source} {setting.text}: give HOST:PORT, with a port from 1 to 65535"
         )
