@@ -29,6 +29,7 @@ from supervisor.driver.lender import Lender
 from supervisor.errors import EXIT_FAILURE, EXIT_SIGNAL_BASE, DsmsupError
 from supervisor.program import find_program
 from supervisor.standard_streams import say
+from supervisor.tasks import NO_MORE, is_no_thread
 from supervisor.tracee import ptrace
 from supervisor.tracee.priority import bound_urgency, put_first
 from supervisor.units import HOME, HostId
@@ -97,6 +98,8 @@ def _internal_error(error: BaseException, job: Job) -> str:
         traceback.print_exception(error)
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if is_no_thread(error):
+        return NO_MORE
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return f"{error.strerror}: {_EXHAUSTED[error.errno]}"
     return f"internal error: {type(error).__name__}: {error} (-v shows where)"

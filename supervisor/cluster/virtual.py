@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
+from supervisor import tasks
 from supervisor.cluster.auth import new_key
 from supervisor.cluster.plan import ClusterPlan, Rendezvous, VirtualPlan
 from supervisor.cluster.rendezvous import check_loopback, listen_on_loopback
@@ -125,17 +126,18 @@ def spawn(
     hosts = VirtualHosts(home, [])
     try:
         for child_plan in plans[1:]:
-            pid = os.fork()
+            pid = tasks.fork()
             if pid == 0:
                 _run_child(child_plan, host_main, front, tuple(keep), pin)
             assert child_plan.host_id is not None
             hosts.children.append(Child(child_plan.host_id, pid, os.pidfd_open(pid)))
-    except OSError as error:
+    except (OSError, DsmsupError) as error:
         for child in hosts.children:
             _kill(child)
         hosts.reap()
         listener.close()
-        raise DsmsupError(f"cannot start {plan.hosts} virtual hosts: {error.strerror}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DsmsupError(f"cannot start {plan.hosts} virtual hosts: {why}") from None
     _bind(home, pin)
     processes = tuple((child.host, child.pidfd) for child in hosts.children)
     hosts.plan = replace(home, processes=processes)

@@ -9,6 +9,7 @@ at home, but for a few calls that need no home (clocks).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -53,6 +54,7 @@ from supervisor.driver.thread import Thread
 from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError, PeerLost
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.table import TABLES
+from supervisor.tasks import NO_MORE
 from supervisor.tracee import clock, control, inject, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.tracee.usage import Times
@@ -173,7 +175,8 @@ class Lender(Supervisor):
     def _start_thread(self, message: StartThread) -> None:
         result = self.agent.run([(inject.SYS_CLONE, inject.THREAD_FLAGS | 0x400, 0)])[0]
         if result < 0:
-            raise DsmsupError(f"cannot make a thread: {OSError(-result).strerror or -result}")
+            why = NO_MORE if result == -errno.EAGAIN else os.strerror(-result)
+            raise DsmsupError(f"cannot make a thread: {why}")
         self.agent.take_born()
         self.stops.next_of(result)
         ptrace.set_signal_mask(result, 0)

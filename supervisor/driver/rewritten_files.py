@@ -18,6 +18,7 @@ from typing import Final
 from rewriter.cache import CacheError, Rewritten, rewritten
 from rewriter.errors import RewriteError
 from rewriter.kinds import Kind
+from supervisor import tasks
 from supervisor.errors import DsmsupError
 from supervisor.tracee import ptrace
 
@@ -71,7 +72,7 @@ class RewrittenFiles:
         What is wrong with a file shows when it is used.
         """
         front = os.getpid()
-        pid = os.fork()
+        pid = tasks.fork()
         if pid:
             self._helpers[pid] = os.pidfd_open(pid)
             return pid

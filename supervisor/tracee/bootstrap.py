@@ -7,11 +7,13 @@ so the first ones run on two bytes poked over the entry point and put back.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
 from supervisor.arch import X86_64, Arch, of_selector
 from supervisor.errors import DsmsupError, GuestDied
+from supervisor.tasks import NO_MORE
 from supervisor.tracee import control, cpuid, inject, priority, ptrace
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
@@ -71,9 +73,8 @@ class Caller:
     def must(self, number: int, *arguments: int) -> int:
         result = self.call(number, *arguments)
         if -4096 < result < 0:
-            raise DsmsupError(
-                f"cannot prepare the guest process: system call {number}: {os.strerror(-result)}"
-            )
+            why = NO_MORE if result == -errno.EAGAIN else os.strerror(-result)
+            raise DsmsupError(f"cannot prepare the guest process: system call {number}: {why}")
         return result
 
 

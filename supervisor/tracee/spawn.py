@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
+from supervisor import tasks
 from supervisor.descriptors import restore_limit
 from supervisor.errors import CannotExecute, DsmsupError, GuestDied, NotFound
 from supervisor.tracee import priority, ptrace, seccomp
@@ -38,7 +39,7 @@ def spawn(
     """
     go_read, go_write = os.pipe()
     error_read, error_write = os.pipe()
-    pid = os.fork()
+    pid = tasks.fork()
     if pid == 0:
         os.close(go_write)
         _child(

@@ -365,6 +365,20 @@ def test_loopback_that_is_down(place: Place) -> None:
     assert run.wall_s < 10
 
 
+@pytest.mark.parametrize("limit", [1, 3, 5])
+def test_too_few_processes(limit: int, place: Place) -> None:
+    """As a user without the right to exceed the limit, who may still read the checkout."""
+    as_root()
+    harness.need("setpriv")
+    rights = "-all,+dac_override,+dac_read_search"
+    user = ["--reuid", "54321", "--clear-groups", "--inh-caps", rights, "--ambient-caps", rights]
+    run = place.run(
+        ["prlimit", f"--nproc={limit}", "setpriv", *user, *harness.dsmsup_command(),
+         "exec", "-n", "2", "true"]
+    )  # fmt: skip
+    assert "ulimit -u" in one_line(run, 125)
+
+
 def test_port_in_use(place: Place) -> None:
     key = make_key(place)
     with socket.create_server(("127.0.0.1", 0)) as taken:
