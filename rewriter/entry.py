@@ -10,12 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 
 EXIT_FAILURE = 125
 
 
+def let_interrupts_kill() -> None:
+    """Ctrl-C ends the command as it ends any other, not with Python's traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def main() -> None:
+    let_interrupts_kill()  # before what takes time to import
     try:
         import supervisor
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
 import click
 
+from rewriter.entry import let_interrupts_kill
 from supervisor import __version__
 from supervisor.errors import EXIT_FAILURE, DsmsupError
 from supervisor.standard_streams import say, settle
@@ -27,6 +29,9 @@ class _Rewriting(click.Group):
         if name in ("rewrite", "sites", "cache"):
             from rewriter.commands import commands
 
+            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+                # They have files of their own to remove.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             return next(command for command in commands if command.name == name)
         return super().get_command(context, name)
 
@@ -169,6 +174,7 @@ def _fail(line: str, status: int) -> NoReturn:
 
 def main() -> Any:
     """Entry point: every failure is one line on stderr and a documented status."""
+    let_interrupts_kill()
     settle()
     try:
         sys.exit(cli.main(prog_name="dsmsup", standalone_mode=False) or 0)

@@ -26,7 +26,7 @@ from supervisor.cluster.transport import keep_freed_memory
 from supervisor.driver import events
 from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
-from supervisor.errors import EXIT_FAILURE, EXIT_SIGNAL_BASE, DsmsupError
+from supervisor.errors import EXIT_FAILURE, DsmsupError
 from supervisor.program import find_program
 from supervisor.standard_streams import say
 from supervisor.tasks import NO_MORE, is_no_thread
@@ -84,8 +84,6 @@ def run_host(
     except DsmsupError as error:
         say(str(error))
         return error.exit_status
-    except KeyboardInterrupt:
-        return EXIT_SIGNAL_BASE + signal.SIGINT
     except Exception as error:
         # The guest dies with its tracer (EXITKILL).
         say(_internal_error(error, job))

@@ -48,19 +48,24 @@ def test_signal_to_the_command(number: signal.Signals, hosts: int, place: Place)
     assert b"Traceback" not in end.stderr
 
 
-def test_signal_while_starting(place: Place) -> None:
-    """Before the program runs, too: the moments are spread over a start's length."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_starting(number: signal.Signals, place: Place) -> None:
+    """Before the program runs, too: the moments are spread over a start's length.
+
+    (But for the beginning, which is Python's own.) All processes of the group get it, as a
+    terminal does it.
+    """
     started_s = time.monotonic()
     run = start_endless(place, 2)
     start_took_s = time.monotonic() - started_s
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     place.check_clean(harness.LOSS_LIMIT_S)
-    for part in range(1, 6):
+    for part in range(4, 20, 2):
         run = place.start([*harness.dsmsup_command(), "exec", "-n", "2", *ENDLESS])
-        time.sleep(start_took_s * part / 6)  # the moment is what is tested
-        os.kill(run.pid, signal.SIGTERM)
-        assert wait_for_end(run, place).status == 143
+        time.sleep(start_took_s * part / 20)  # the moment is what is tested
+        os.killpg(run.pid, number)
+        assert wait_for_end(run, place).status == 128 + number
 
 
 def test_control_c(hosts: int, place: Place) -> None:
