@@ -12,7 +12,7 @@ import os
 import signal
 
 from supervisor.arch import X86_64, Arch, of_selector
-from supervisor.errors import DsmsupError, GuestDied
+from supervisor.errors import CannotExecute, DsmsupError, GuestDied
 from supervisor.tasks import NO_MORE
 from supervisor.tracee import control, cpuid, inject, priority, ptrace
 from supervisor.tracee.control import ControlBlock
@@ -81,6 +81,7 @@ class Caller:
 class Fresh:
     """A process that stands at the exit of its execve, with nothing of ours in it yet.
 
+    Raises CannotExecute where there is nothing at its entry point.
     Our descriptors are opened in it through the supervisor's /proc/PID/fd: an
     image that the program itself executes (execve) inherits none.
     """
@@ -91,7 +92,15 @@ class Fresh:
         self.arch = of_selector(registers.cs)
         self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._entry = registers.rip
-        self._text = os.pread(self._memory, 3, self._entry)
+        try:
+            self._text = os.pread(self._memory, 3, self._entry)
+        except OSError:
+            os.close(self._memory)
+            path = os.readlink(f"/proc/{pid}/exe")
+            raise CannotExecute(
+                f"cannot execute '{path}': nothing is mapped at its entry point (a damaged ELF"
+                " file?)"
+            ) from None
         os.pwrite(self._memory, b"\x0f\x05\xcc", self._entry)  # syscall; int3
         self._path = (registers.rsp - 1024) & ~15
         self._below = os.pread(self._memory, 64, self._path)

@@ -243,6 +243,12 @@ def wild_segment(path: Path) -> None:
     executable(bytes(content))(path)
 
 
+def wild_entry_point(path: Path) -> None:
+    content = bytearray(elf_bytes())
+    struct.pack_into("<Q", content, 24, 0x7000_0000)
+    executable(bytes(content))(path)
+
+
 def text_without_mode(path: Path) -> None:
     path.write_bytes(b"#!/bin/sh\nexit 0\n")
 
@@ -272,6 +278,7 @@ REFUSALS = [
     Refusal("ELF cut in its header", cut_in_the_header, 126),
     Refusal("ELF with wild headers", wild_program_headers, 126),
     Refusal("ELF with wild segments", wild_segment, 126),
+    Refusal("ELF with a wild entry point", wild_entry_point, 126),
 ]
 
 
