@@ -102,9 +102,10 @@ def exec_command(
     from supervisor.cluster import launch, virtual
     from supervisor.cluster.plan import VirtualPlan
     from supervisor.descriptors import raise_limit
-    from supervisor.program import find_program
+    from supervisor.program import check_proc, find_program
     from supervisor.run import Job, run_host
 
+    check_proc()
     options = launch.LaunchOptions(n, hosts, rendezvous, key_file, host_id, join_timeout)
     processors = tuple(sorted(os.sched_getaffinity(0)))
     plan = launch.plan(options, os.environ, processors)

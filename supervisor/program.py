@@ -10,7 +10,7 @@ import struct
 from typing import Final
 
 from supervisor.arch import ALL, of_elf
-from supervisor.errors import CannotExecute, NotFound
+from supervisor.errors import CannotExecute, DsmsupError, NotFound
 
 _MACHINES: Final = {
     3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S390", 40: "ARM", 62: "x86-64",
@@ -51,6 +51,19 @@ def find_program(name: str) -> str:
         raise CannotExecute(f"cannot execute '{path}': no execute permission (chmod +x {path})")
     check_header(path)
     return path
+
+
+def check_proc() -> None:
+    """Raise DsmsupError unless /proc is that of this process's own pid namespace."""
+    try:
+        ours = os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        ours = False
+    if not ours:
+        raise DsmsupError(
+            "/proc is not mounted, or is that of another pid namespace: mount -t proc proc /proc"
+            " (unshare --mount-proc)"
+        )
 
 
 def check_header(path: str) -> None:

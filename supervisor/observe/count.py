@@ -28,7 +28,7 @@ from rewriter.lines import lines_of
 from rewriter.sites import Code
 from supervisor.driver import exit_status
 from supervisor.errors import DsmsupError
-from supervisor.program import find_program
+from supervisor.program import check_proc, find_program
 from supervisor.standard_streams import say
 from supervisor.tracee.spawn import spawn
 from supervisor.tracee.stepping import Instruction, Stepper
@@ -65,6 +65,7 @@ def count(
     program: str, arguments: list[str], limit: int, top: int, output: str | None, machine: bool
 ) -> int:
     """Run a program and report to a file, or to stderr; its exit status."""
+    check_proc()
     path = find_program(program)
     report = contextlib.nullcontext(sys.stderr) if output is None else _open(output)
     pid = spawn(path, [os.fsencode(each) for each in (program, *arguments)], os.environb, None)

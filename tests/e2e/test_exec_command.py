@@ -15,6 +15,8 @@ import harness
 import pytest
 from harness import Finished, Place
 
+from supervisor.tracee.vessel import vessel_image
+
 EM_ARM = 40
 
 
@@ -244,7 +246,8 @@ def wild_segment(path: Path) -> None:
 
 
 def wild_entry_point(path: Path) -> None:
-    content = bytearray(elf_bytes())
+    """Of a file without an interpreter, whose entry point is what counts then."""
+    content = bytearray(vessel_image())
     struct.pack_into("<Q", content, 24, 0x7000_0000)
     executable(bytes(content))(path)
 
@@ -363,6 +366,17 @@ def as_root() -> None:
     if os.geteuid():
         pytest.skip("needs root")
     harness.need("unshare")
+
+
+@pytest.mark.parametrize("command", [("exec", "-n", "2"), ("count",)], ids=["exec", "count"])
+@pytest.mark.parametrize("proc", ["umount -l /proc", "true"], ids=["none", "another"])
+def test_proc_of_another_namespace(command: tuple[str, ...], proc: str, place: Place) -> None:
+    as_root()
+    script = f'{proc}; exec "$@"'
+    run = place.run(
+        ["unshare", "-mpf", "sh", "-c", script, "sh", *harness.dsmsup_command(), *command, "true"]
+    )
+    assert "mount -t proc proc /proc" in one_line(run, 125)
 
 
 def test_loopback_that_is_down(place: Place) -> None:
