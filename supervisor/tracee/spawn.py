@@ -54,17 +54,32 @@ def spawn(
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            raise DsmsupError(
-                f"may not trace a process here ({error.strerror}): ptrace is forbidden by this "
-                "system (see /proc/sys/kernel/yama/ptrace_scope, or the container's seccomp "
-                "profile)"
-            ) from None
+            raise _no_tracing(error) from None
         os.write(go_write, b"g")
         _run_to_exec(pid, error_read, path)
     finally:
         os.close(go_write)
         os.close(error_read)
     return pid
+
+
+def _no_tracing(error: OSError) -> DsmsupError:
+    """A process can have one tracer: that of ours may have taken our child first."""
+    tracer = _own_tracer()
+    if error.errno == errno.EPERM and tracer:
+        return DsmsupError(
+            f"may not trace the program: dsmsup and its children are already traced, by process "
+            f"{tracer} (strace -f, a debugger): run dsmsup without it"
+        )
+    return DsmsupError(
+        f"may not trace a process here ({os.strerror(error.errno or 0)}): ptrace is forbidden by "
+        "this system (see /proc/sys/kernel/yama/ptrace_scope, or the container's seccomp profile)"
+    )
+
+
+def _own_tracer() -> int:
+    with open("/proc/self/status", encoding="utf-8", errors="surrogateescape") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("TracerPid:"))
 
 
 def _run_to_exec(pid: int, error_read: int, path: str | int) -> None:

@@ -400,6 +400,13 @@ def test_too_few_processes(limit: int, place: Place) -> None:
     assert "ulimit -u" in one_line(run, 125)
 
 
+def test_already_traced(place: Place) -> None:
+    harness.need("strace")
+    command = [*harness.dsmsup_command(), "exec", "-n", "1", "true"]
+    run = place.run(["strace", "-f", "-o", str(place.scratch / "trace"), *command])
+    assert "already traced, by process" in one_line(run, 125)
+
+
 def test_port_in_use(place: Place) -> None:
     key = make_key(place)
     with socket.create_server(("127.0.0.1", 0)) as taken:
