@@ -41,12 +41,16 @@ def entries(directory: str) -> list[Entry]:
 
 def _entry(directory: str, key: str) -> Entry:
     place = os.path.join(directory, key)
-    names = os.listdir(place)
+    names: list[str] = []
     size, used = 0, 0.0
-    for name in names:
-        s = os.stat(os.path.join(place, name))
-        size += s.st_blocks * 512
-        used = max(used, s.st_atime, s.st_mtime)
+    try:
+        names = os.listdir(place)
+        for name in names:
+            s = os.lstat(os.path.join(place, name))
+            size += s.st_blocks * 512
+            used = max(used, s.st_atime, s.st_mtime)
+    except OSError:  # no folder, or another process is removing it
+        return Entry(key, "?", size, 0, False, True, used)
     base = next((n[: -len(SUFFIX)] for n in names if n.endswith(SUFFIX)), "")
     side = load_entry(directory, key, base) if base else None
     if side is None:
@@ -63,7 +67,7 @@ def prune(directory: str, days: float) -> int:
     removed = 0
     for e in entries(directory):
         if e.damaged or now - e.used >= days * _DAY_S:
-            shutil.rmtree(os.path.join(directory, e.key), ignore_errors=True)
+            _remove(os.path.join(directory, e.key))
             removed += 1
     index = os.path.join(directory, "index")
     for place in (directory, index):
@@ -72,10 +76,15 @@ def prune(directory: str, days: float) -> int:
         for name in os.listdir(place):
             path = os.path.join(place, name)
             age = now - os.lstat(path).st_mtime
-            if name.startswith("tmp-") and (age > _LEFTOVER_AGE_S or days == 0):
-                shutil.rmtree(path, ignore_errors=True)
-                if os.path.lexists(path):
-                    os.unlink(path)
-            elif place == index and (age > days * _DAY_S or days == 0):
-                os.unlink(path)
+            is_leftover = name.startswith("tmp-")
+            age_max = _LEFTOVER_AGE_S if is_leftover else days * _DAY_S
+            if (is_leftover or place == index) and (age > age_max or days == 0):
+                _remove(path)
     return removed
+
+
+def _remove(path: str) -> None:
+    """A folder or a file."""
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        os.unlink(path)

@@ -154,6 +154,17 @@ def test_cache(plugin: Path, tmp_path: Path) -> None:
     assert _run("cache", "--dir", place, "show").output == f"{place}: 0 entries, 0 bytes\n"
 
 
+def test_cache_entry_that_is_no_folder(tmp_path: Path) -> None:
+    place, entry = str(tmp_path), tmp_path / ("0" * 40)
+    entry.write_bytes(b"")
+    done = _run("cache", "--dir", place, "show")
+    assert done.exit_code == 0 and "damaged" in done.output
+    assert _run("cache", "--dir", place, "verify").exit_code == 1
+    done = _run("cache", "--dir", place, "prune")
+    assert (done.exit_code, done.output) == (0, f"{place}: 1 entries removed\n")
+    assert not entry.exists()
+
+
 @pytest.mark.parametrize("command", ["rewrite", "sites"])
 def test_only_regular_files_are_read(command: str, tmp_path: Path) -> None:
     """A fifo has no writer, a device no end."""
