@@ -184,7 +184,7 @@ class Link:
         self._heard_at = -1.0
 
     def __repr__(self) -> str:
-        return f"<Link to {self._who()}, {self.bytes_queued} bytes queued>"
+        return f"<Link to {self.who()}, {self.bytes_queued} bytes queued>"
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 once closed."""
@@ -330,7 +330,7 @@ class Link:
         if self._garbage and not frames:
             raise PeerError(self._garbage)
         if self._lost and not frames and not self._readable():
-            raise PeerLost(f"{self._who()} was lost: {self._lost}")
+            raise PeerLost(f"{self.who()} was lost: {self._lost}")
         return frames
 
     def _parse(self, frames: list[Frame]) -> None:
@@ -341,7 +341,7 @@ class Link:
             kind, length = unpack(self._buffer, start)
             if kind > KIND_MAX or length > PAYLOAD_BYTES_MAX or (length and not kind):
                 self._garbage = (
-                    f"{self._who()} sent a frame of kind {kind} and {length} bytes,"
+                    f"{self.who()} sent a frame of kind {kind} and {length} bytes,"
                     " which no dsmsup of this version does"
                 )
                 break
@@ -437,7 +437,8 @@ class Link:
         self.bytes_queued = 0
         self._sock.close()
 
-    def _who(self) -> str:
+    def who(self) -> str:
+        """How messages to the user call the peer: `host 2 (node2 at 10.0.0.2)`."""
         return f"host {self.peer} ({self.name})" if self.name else f"host {self.peer}"
 
 

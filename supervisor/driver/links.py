@@ -140,7 +140,7 @@ class Links:
             link.beat(now)
             self.flush_wanted.add(host)
             if link.silent_s(now) > self.silence_s_max and not self.patient:
-                why = f"host {host} is lost: nothing heard for {self.silence_s_max:g} s"
+                why = f"{link.who()} was lost: nothing heard for {self.silence_s_max:g} s"
                 self._supervisor.peer_lost(host, why)
         self._events.at(now + BEAT_S, self._beat)
 

@@ -62,6 +62,19 @@ def test_what_a_process_said_of_its_trouble_is_told(pair: tuple[Home, Link]) -> 
         home.on_stop(Stop(PROCESS, StopKind.EXITED, 125))
 
 
+def test_a_silent_host_is_named(
+    pair: tuple[Home, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _ = pair
+    home.links.by_host[LENDER].name = "node2 at 10.0.0.2"
+    told: list[str] = []
+    monkeypatch.setattr(home, "peer_lost", lambda _, why: told.append(why))
+    home.links.silence_s_max = 0.01
+    while not told:
+        trio.run(home.events.wait)
+    assert told[0] == "host 1 (node2 at 10.0.0.2) was lost: nothing heard for 0.01 s"
+
+
 def test_the_end_of_a_process_that_said_nothing_is_told(pair: tuple[Home, Link]) -> None:
     home, lender = pair
     lender.close()
