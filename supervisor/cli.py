@@ -190,9 +190,8 @@ def main() -> Any:
     except DsmsupError as error:
         _fail(str(error), error.exit_status)
     except OSError as error:
-        if error.filename is None:
-            raise
-        _fail(f"{error.filename}: {error.strerror}", EXIT_FAILURE)
+        where = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{where}{error.strerror or error}", EXIT_FAILURE)
 
 
 if __name__ == "__main__":
