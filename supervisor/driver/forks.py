@@ -224,6 +224,9 @@ class Forks:
             )  # fmt: skip
             ptrace.set_thread_areas(child, areas)
             self._restore_signals(parent, caller, lease)
+            scratch = home.scratch.arch
+            caller.must(inject.SYS_MUNMAP, scratch.scratch, scratch.scratch_size)
+            home.limits_of(parent).hand_over(child)
             ptrace.set_signal_mask(child, ptrace.get_signal_mask(child) | parent.virtual_mask)
             ptrace.set_registers(child, context)
             if xstate:
@@ -259,6 +262,7 @@ class Forks:
         thread.borrowed = True
         thread.affinity = parent.affinity
         thread.actions = parent.actions.copy()
+        thread.limits = home.limits_of(parent).copy()
         home.set_context(thread, registers)
         try:
             ptrace.set_thread_areas(child, areas)
@@ -274,6 +278,7 @@ class Forks:
         home = self.home
         if thread.borrowed:
             home.remove_thread(thread)
+            home.limits_of(thread).hand_over(thread.task)
             home.bystanders.add(thread.task, thread.affinity)
             home.bystanders.executed(thread.task)
             thread.cont()

@@ -31,6 +31,7 @@ from supervisor.driver.jobs import Jobs
 from supervisor.driver.joint import Joint
 from supervisor.driver.layout import Layout
 from supervisor.driver.machine import Machine
+from supervisor.driver.memory_limits import MemoryLimits
 from supervisor.driver.messages import (
     AnyControl,
     ClockAnswer,
@@ -117,6 +118,7 @@ class Home(Supervisor):
         self.jobs = Jobs(self)
         self.processor_time = ProcessorTime(self)
         self.processor_timers = ProcessorTimers(self)
+        self.limits = MemoryLimits()
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
         self.bystanders = bystanders.Bystanders(
@@ -223,6 +225,10 @@ class Home(Supervisor):
         spawn.finish_exec(self.pid)
         check_header(f"/proc/{self.pid}/exe")
         self._take_over()
+
+    def limits_of(self, thread: Thread) -> MemoryLimits:
+        """Those of a thread's process."""
+        return self.limits if thread.limits is None else thread.limits
 
     # System calls -----------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ class Layout:
                 if home.space.overlapping(start - STACK_GUARD_GAP, area.start):
                     return False
                 now = home.space.find(area.start)
-                if now is None:
+                if now is None or not home.limits.fits(home, area.start - start, 0):
                     return False
                 self.replace(Area(start, area.start, now.protection, Kind.GUEST, now.name))
                 self.growing.add(msgspec.structs.replace(area, start=start))

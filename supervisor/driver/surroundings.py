@@ -48,6 +48,7 @@ class Surroundings:
             "status": self._status,
             "maps": self._maps,
             "smaps": self._smaps,
+            "limits": self._limits,
         }
 
     def redirect(self, thread: Thread, row: Row, call: Call) -> Steps:
@@ -123,6 +124,9 @@ class Surroundings:
         mask = seen.all if thread.affinity is None else thread.affinity
         text = _read(f"/proc/{self.home.pid}/task/{tid}/status")
         return process_files.status(text, seen, mask, blocked=thread.virtual_mask, ours=1)
+
+    def _limits(self, tid: int) -> str:
+        return self.home.limits.shown(_read(f"/proc/{self.home.pid}/task/{tid}/limits"))
 
     def _stat(self, thread: Thread | None) -> Steps:
         """Of a thread, or of the process."""

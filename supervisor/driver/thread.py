@@ -15,6 +15,7 @@ from supervisor.tracee.usage import Meter, Times
 from supervisor.units import HOME, HostId
 
 if TYPE_CHECKING:
+    from supervisor.driver.memory_limits import MemoryLimits
     from supervisor.driver.operations import Operation
     from supervisor.driver.signals import Actions
 
@@ -48,6 +49,7 @@ class Thread:
         "frame_mask_at",
         "later",
         "leaving",
+        "limits",
         "locked",
         "lost",
         "meter",
@@ -103,6 +105,8 @@ class Thread:
         """The signal handlers of the thread's process."""
         self.borrowed = False
         """A vfork child's task: it shares the memory, but is no thread of the program."""
+        self.limits: MemoryLimits | None = None
+        """Of a borrowed task, whose process has its own."""
         self.exited = False
         """The thread has called exit; a main task's end is told only with the last one's."""
         self.at_gadget = False

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from supervisor import tasks
-from supervisor.descriptors import restore_limit
 from supervisor.errors import CannotExecute, DsmsupError, GuestDied, NotFound
+from supervisor.limits import restore_limits
 from supervisor.tracee import priority, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind, wait_for
 
@@ -140,7 +140,7 @@ def _child(
         if os.read(go_read, 1) != b"g":
             os._exit(127)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        restore_limit()
+        restore_limits()
         priority.restore()
         if filter_program is not None:
             seccomp.install(filter_program)

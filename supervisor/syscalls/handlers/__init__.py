@@ -20,6 +20,7 @@ from supervisor.syscalls.handlers import (
     files,
     futex,
     ipc,
+    limits,
     machine,
     memory,
     signals,
@@ -40,12 +41,13 @@ HOME_HANDLERS: Final[dict[str, Handler]] = {
     **machine.HANDLERS,
     **clocks.HANDLERS,
     **timers.OVERRIDDEN,
+    **limits.OVERRIDDEN,
 }
 """By the name of the call, or of another that does the same (Row.handler)."""
 
 OVERRIDES: Final = frozenset(
     ("tkill", "tgkill", "rt_tgsigqueueinfo", "kill", "rt_sigqueueinfo", "rt_sigpending",
-     "getdents64", *timers.OVERRIDDEN)
+     "getdents64", *timers.OVERRIDDEN, *limits.OVERRIDDEN)
 )
 """Calls that only need marshalling, but something more after it at home."""
 

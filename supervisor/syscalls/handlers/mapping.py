@@ -78,18 +78,21 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
         if found is None:
             return -errno.ENOMEM
         start = found
-    if home.layout.is_full():
+    private = flags & MAP_TYPE == MAP_PRIVATE
+    data = length if private and protection & WRITE and not flags & MAP_GROWSDOWN else 0
+    fits = home.limits_of(thread).fits(home, length, data, (start, start + length))
+    if home.layout.is_full() or not fits:
         if file >= 0:
             os.close(file)
         return -errno.ENOMEM
     if file < 0:
-        name = ANONYMOUS if flags & MAP_TYPE != MAP_PRIVATE else ""
+        name = "" if private else ANONYMOUS
         area = Area(start, start + length, protection, Kind.GUEST, name)
         home.layout.replace(area)
         if flags & MAP_GROWSDOWN:
             home.layout.growing.add(area)
         return start
-    if flags & MAP_TYPE == MAP_PRIVATE and protection & WRITE:
+    if private and protection & WRITE:
         return (yield from _map_private_copy(home, thread, args, start, length, file))
     return (yield from _map_file(home, thread, args, start, length, file))
 
@@ -203,6 +206,9 @@ def shmat(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
         return start
     found = [mapping for mapping in read_maps(home.pid) if mapping.start == start]
     mapping = found[0]
+    if not home.limits_of(thread).fits(home, mapping.end - start, 0, (start, mapping.end)):
+        home.agent.check([(SYS_SHMDT, start)])
+        return -errno.ENOMEM
     home.layout.replace(
         Area(start, mapping.end, mapping.protection, Kind.JOINT, mapping.path)
     )

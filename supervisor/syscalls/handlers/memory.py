@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver.joint import ANONYMOUS
+from supervisor.driver.memory_limits import is_data, is_private
 from supervisor.driver.operations import Steps
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import advice, mapping
@@ -61,6 +62,13 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
     if home.layout.is_full():
         return -errno.ENOMEM
     pieces = home.space.pieces(start, end)
+    if protection & WRITE:
+        becomes = sum(
+            piece.end - piece.start for piece in pieces
+            if is_private(home, piece) and not piece.protection & WRITE
+        )  # fmt: skip
+        if becomes and not home.limits_of(thread).fits(home, 0, becomes):
+            return -errno.ENOMEM
     # Files of code are mapped executable at once; what becomes so later was written before.
     if protection & EXEC and any(
         piece.kind is not Kind.NATIVE or not piece.protection & EXEC for piece in pieces
@@ -104,8 +112,13 @@ def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) 
     wanted = args[0]
     if wanted < home.layout.break_start:
         return home.layout.break_end
+    limits = home.limits_of(thread)
+    if not limits.allows_break(home, wanted):
+        return home.layout.break_end
     old, new = round_up(home.layout.break_end), round_up(wanted)
     if new > old:
+        if not limits.fits(home, new - old, new - old):
+            return home.layout.break_end
         if home.space.overlapping(old, new) or new > home.space.top:
             return home.layout.break_end
         home.layout.replace(Area(old, new, READ | WRITE, Kind.GUEST, "[heap]"))
@@ -135,6 +148,10 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
             return -errno.EFAULT
     if flags & MREMAP_DONTUNMAP or area.kind is Kind.NATIVE:
         return -errno.EINVAL
+    more = max(new_length - old_length, 0)
+    gone = (target, target + new_length) if flags & MREMAP_FIXED else (0, 0)
+    if more and not home.limits_of(thread).fits(home, more, more * is_data(home, area), gone):
+        return -errno.ENOMEM
     if area.kind is Kind.JOINT:
         return _mremap_joint(home, area, args)
     if not old_length:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Timers of processor time and its limit: see supervisor/driver/processor_timers.py.
+"""Timers of processor time: see supervisor/driver/processor_timers.py.
 
 Other timers are the kernel's at home, which these calls then leave to it; so are all of
 a process that only borrows the program's memory (vfork), and all with one host.
@@ -184,14 +184,6 @@ def timer_delete(home: Home, thread: Thread, args: list[int], call: SpecialCall 
     return result
 
 
-def limit(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-    """setrlimit(2) and prlimit(2)."""
-    result = yield from home.calls.run_marshalled(thread, home.calls.row_of(thread, call), args)
-    if result == 0:
-        home.processor_timers.limited()
-    return result
-
-
 OVERRIDDEN: Final = {
     "getitimer": getitimer,
     "setitimer": setitimer,
@@ -202,7 +194,5 @@ OVERRIDDEN: Final = {
     "timer_gettime64": timer_gettime,
     "timer_getoverrun": timer_getoverrun,
     "timer_delete": timer_delete,
-    "setrlimit": limit,
-    "prlimit64": limit,
 }
 """By the name of the call, whose row is marshalled."""
