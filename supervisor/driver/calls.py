@@ -223,13 +223,23 @@ class Calls:
             return
         self._native_done(thread, ptrace.get_registers(thread.task).rax)
 
+    def gives_up(self, thread: Thread) -> bool:
+        """End a wait that the kernel has not begun, if what it is for has come meanwhile."""
+        if not thread.at_gadget or not self._home.kept_signals.is_awaited(thread):
+            return False
+        if ptrace.get_registers(thread.task).rip != thread.arch.gadget:
+            return False
+        self._native_done(thread, ERESTARTNOINTR & NO_CALL)
+        return True
+
     def on_signal(self, thread: Thread, number: int) -> None:
         """A signal stop of a task that runs a native call; the gadget's end is one, too."""
         registers = ptrace.get_registers(thread.task)
         if number == signal.SIGTRAP and registers.rip == thread.arch.gadget + control.GADGET_SIZE:
             self._native_done(thread, registers.rax)
             return
-        if signals.keeps(thread, number) or self._home.processor_timers.discards(thread):
+        home = self._home
+        if signals.keeps(home, thread, number) or home.processor_timers.discards(thread):
             thread.cont()
             return
         if not self._home.actions.runs_handler(number):

@@ -29,6 +29,7 @@ from supervisor.driver.forks import Forks
 from supervisor.driver.futex_words import FutexWords
 from supervisor.driver.jobs import Jobs
 from supervisor.driver.joint import Joint
+from supervisor.driver.kept_signals import KeptSignals
 from supervisor.driver.layout import Layout
 from supervisor.driver.machine import Machine
 from supervisor.driver.memory_limits import MemoryLimits
@@ -119,6 +120,7 @@ class Home(Supervisor):
         self.processor_time = ProcessorTime(self)
         self.processor_timers = ProcessorTimers(self)
         self.limits = MemoryLimits()
+        self.kept_signals = KeptSignals(self)
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
         self.bystanders = bystanders.Bystanders(
@@ -220,6 +222,7 @@ class Home(Supervisor):
         )
         self.traps = self.code.traps
         self.actions.executed()
+        self.kept_signals.clear()
         self.processor_time.executed()
         self.processor_timers.executed()
         spawn.finish_exec(self.pid)
@@ -307,6 +310,8 @@ class Home(Supervisor):
                 self.checks.trap_caught()  # it departs at its next stop
             else:
                 self.away.depart(thread)
+        elif thread.native is not None and self.calls.gives_up(thread):
+            pass
         elif thread.native is not None and thread.away == HOME and not thread.at_gadget:
             thread.cont_to_syscall()
         else:

@@ -38,6 +38,7 @@ SA_RESTORER: Final = 0x04000000
 SA_ONSTACK: Final = 0x08000000
 SA_RESTART: Final = 0x10000000
 SA_NODEFER: Final = 0x40000000
+SA_RESETHAND: Final = 0x80000000
 SIG_DFL: Final = 0
 SIG_IGN: Final = 1
 
@@ -117,9 +118,10 @@ class Actions:
         return int(ACTION.unpack(self.get(number))[1])
 
     def delivered(self, number: int) -> None:
-        """SA_RESETHAND takes effect at delivery."""
-        if self.flags(number) & 0x80000000:
-            self._actions.pop(number, None)
+        """SA_RESETHAND takes effect at delivery: on the handler alone."""
+        _, flags, restorer, mask = ACTION.unpack(self.get(number))
+        if flags & SA_RESETHAND:
+            self._actions[number] = ACTION.pack(SIG_DFL, flags, restorer, mask)
 
     def restarts(self, number: int, code: int) -> bool:
         """Does a call that ended with this kernel-internal code begin again after the handler?"""
@@ -161,7 +163,7 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
         blocked = bool(thread.virtual_mask >> (number - 1) & 1)
         _, code, _ = ptrace.get_siginfo(thread.task)
         caused = code > 0
-        if keeps(thread, number):
+        if keeps(home, thread, number):
             thread.cont()
             return
         if thread.actions.ignored(number) and not caused:
@@ -210,14 +212,14 @@ def as_if_unmoved(home: Home, thread: Thread, number: int, info: bytes) -> None:
     ptrace.set_registers(thread.task, registers)
 
 
-def keeps(thread: Thread, number: int) -> bool:
+def keeps(home: Home, thread: Thread, number: int) -> bool:
     """A forced signal that was sent while the program has it blocked: kept until it has not."""
     if number not in FORCED or not thread.virtual_mask >> (number - 1) & 1:
         return False
     info = ptrace.get_siginfo_bytes(thread.task)
     if int.from_bytes(info[8:12], "little", signed=True) > 0:
         return False  # caused, not sent
-    thread.blocked_signals.append((number, info))
+    home.kept_signals.keep(thread, number, info)
     return True
 
 
@@ -243,14 +245,6 @@ def entered(home: Home, thread: Thread) -> None:
     at = ptrace.get_registers(thread.task).rsp + thread.frame_mask_at
     word = int.from_bytes(home.read(at, FORCED_WORD), "little") | mask
     home.write(at, word.to_bytes(FORCED_WORD, "little"))
-
-
-def take_unblocked(thread: Thread) -> list[tuple[int, bytes]]:
-    """Forced signals that were sent while blocked, and are not any more: number, siginfo."""
-    kept = thread.blocked_signals
-    mask = thread.virtual_mask
-    thread.blocked_signals = [entry for entry in kept if mask >> (entry[0] - 1) & 1]
-    return [entry for entry in kept if not mask >> (entry[0] - 1) & 1]
 
 
 def deliver_pending(home: Home, thread: Thread) -> None:

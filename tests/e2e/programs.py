@@ -121,6 +121,7 @@ CALLS = [
 
 SIGNALS = [
     Program("signal_alarm", threads=2),
+    Program("forced_waits", threads=1),
     Program("signal_self", threads=0),
     Program("signal_thread", threads=3),
     Program("fault_address", threads=0),
@@ -172,8 +173,8 @@ I386_KINDS = {
         "mutex", "condvar", "barrier", "tls", "atomics", "page_crossing", "robust_mutex",
         "malloc_all", "brk_growth", "mprotect", "stdio_all", "file_io", "poll_sleep", "layouts",
         "signal_alarm", "signal_self", "signal_thread", "segv_thread", "cancel", "nested",
-        "cxx_threads", "cxx_exceptions", "omp_loops", "cpu_limit", "forced_masks", "sysv_memory",
-        "memory_limits", "memory_policy", "futex_all", "forks_at_once", "bit_strings",
+        "cxx_threads", "cxx_exceptions", "omp_loops", "cpu_limit", "forced_masks", "forced_waits",
+        "sysv_memory", "memory_limits", "memory_policy", "futex_all", "forks_at_once", "bit_strings",
     ),
     "m32static": ("mutex", "tls", "malloc_all", "cancel", "cxx_exceptions"),
     "m32nopie": ("mutex", "condvar", "omp_loops"),

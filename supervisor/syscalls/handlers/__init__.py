@@ -47,6 +47,7 @@ HOME_HANDLERS: Final[dict[str, Handler]] = {
 
 OVERRIDES: Final = frozenset(
     ("tkill", "tgkill", "rt_tgsigqueueinfo", "kill", "rt_sigqueueinfo", "rt_sigpending",
+     "rt_sigtimedwait", "rt_sigtimedwait_time64",
      "getdents64", *timers.OVERRIDDEN, *limits.OVERRIDDEN)
 )
 """Calls that only need marshalling, but something more after it at home."""

@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Final
 from supervisor.coherence.messages import Access
 from supervisor.driver.messages import BringHome
 from supervisor.driver.operations import Hold, Native, Proceed, Steps
-from supervisor.driver.signals import (
-    ACTION,
-    FORCED_MASK,
-    FORCED_WORD,
-    FRAME_SIZE,
-    for_kernel,
-    take_unblocked,
-)
+from supervisor.driver.restarts import ERESTARTNOINTR
+from supervisor.driver.signals import ACTION, FORCED_MASK, FORCED_WORD, FRAME_SIZE, for_kernel
 from supervisor.syscalls.call import Result
 from supervisor.syscalls.handlers import arguments
+from supervisor.syscalls.marshal import gather, scatter
+from supervisor.syscalls.spec import Row
 from supervisor.tracee import ptrace
+from supervisor.tracee.usage import NS_PER_S
 from supervisor.units import HOME
 
 if TYPE_CHECKING:
@@ -107,7 +104,8 @@ def _unblocked(home: Home, thread: Thread) -> Steps:
 def _send_again(home: Home, thread: Thread) -> Steps:
     """Forced signals that were kept while they were blocked come to the thread anew."""
     number = thread.arch.numbers["rt_tgsigqueueinfo"]
-    for kept, info in take_unblocked(thread):
+    while found := home.kept_signals.take(thread, ~thread.virtual_mask):
+        kept, info = found
         lease = home.scratch.lease()
         try:
             at = lease.allocate(len(info))
@@ -175,7 +173,7 @@ def rt_sigreturn(home: Home, thread: Thread, args: list[int], call: SpecialCall 
     if thread.virtual_mask:
         mask = ptrace.get_signal_mask(thread.task)
         ptrace.set_signal_mask(thread.task, mask & ~FORCED_MASK)
-    if thread.blocked_signals:
+    if home.kept_signals.pending(thread) & ~thread.virtual_mask:
         ptrace.get_registers(thread.task, thread.registers)
         yield from _send_again(home, thread)
         ptrace.set_registers(thread.task, thread.registers)
@@ -242,13 +240,50 @@ def pending(home: Home, thread: Thread) -> bool:
 def rt_sigpending(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     """The kernel's, and the forced ones that are kept here."""
     result = yield from home.calls.run_marshalled(thread, home.calls.row_of(thread, call), args)
-    if result >= 0 and thread.blocked_signals and args[1] == SIGSET_SIZE:
+    kept = home.kept_signals.pending(thread) & thread.virtual_mask
+    if result >= 0 and kept and args[1] == SIGSET_SIZE:
         data = yield from arguments.read(home, args[0], SIGSET_SIZE)
-        word = int.from_bytes(data or b"", "little")
-        for number, _ in thread.blocked_signals:
-            word |= 1 << (number - 1)
+        word = int.from_bytes(data or b"", "little") | kept
         return (yield from arguments.write(home, args[0], word.to_bytes(SIGSET_SIZE, "little")))
     return result
+
+
+def rt_sigtimedwait(
+    home: Home, thread: Thread, args: list[int], call: SpecialCall | None
+) -> Steps:
+    """Of the kernel's, but for the forced ones that are kept here: those come first."""
+    row = home.calls.row_of(thread, call)
+    gathered = yield from gather(row, args, home)
+    if isinstance(gathered, int):
+        return gathered
+    segments = {argument: gathered.segments[number].data for argument, number in gathered.pointers}
+    wanted, found = int.from_bytes(segments.get(0, b""), "little"), None
+    # From here on without a pause until the kernel has the call.
+    if args[3] == SIGSET_SIZE and (2 not in segments or _is_time(row, segments[2])):
+        found = home.kept_signals.take(thread, wanted)
+    if found is None:
+        home.kept_signals.waiting[thread.task] = wanted
+        try:
+            result = yield from home.calls.run(thread, row, gathered)
+        finally:
+            del home.kept_signals.waiting[thread.task]
+        if result.ret in (-errno.EINTR, ERESTARTNOINTR):
+            found = home.kept_signals.take(thread, wanted)
+        if found is None:
+            return (yield from scatter(row, args, gathered, result, home))
+    number, info = found
+    if args[1]:
+        if thread.arch.word == 4:  # struct compat_siginfo has no gap behind the code
+            info = (info[:12] + info[16:28]).ljust(len(info), b"\0")
+        told = yield from arguments.write(home, args[1], info)
+        if told < 0:
+            return told
+    return number
+
+
+def _is_time(row: Row, data: bytes) -> bool:
+    seconds, rest = row.timespec.unpack(data)
+    return bool(seconds >= 0 and 0 <= rest < NS_PER_S)
 
 
 def ptrace_blocked(thread: Thread, number: int) -> bool:
@@ -313,6 +348,7 @@ def sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall | No
         if after is None:
             return -errno.EINVAL
         _set_mask(thread, after)
+        yield from _unblocked(home, thread)
     if old:
         word = (before & 0xFFFF_FFFF).to_bytes(OLD_MASK_SIZE, "little")
         return (yield from arguments.write(home, old, word))
@@ -334,6 +370,8 @@ HANDLERS: Final = {
     "rt_sigprocmask": rt_sigprocmask,
     "sigaltstack": sigaltstack,
     "rt_sigpending": rt_sigpending,
+    "rt_sigtimedwait": rt_sigtimedwait,
+    "rt_sigtimedwait_time64": rt_sigtimedwait,
     "rt_sigreturn": rt_sigreturn,
     "sigreturn": rt_sigreturn,
     "sigaction": sigaction,
