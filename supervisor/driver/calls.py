@@ -12,10 +12,17 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from supervisor.arch.base import NO_CALL
-from supervisor.driver import signals
+from supervisor.driver import own_memory, signals
 from supervisor.driver.machine import PATHS
 from supervisor.driver.messages import BringHome, SpecialCall
-from supervisor.driver.operations import Native, Operation, Steps, flush_first
+from supervisor.driver.operations import (
+    Flush,
+    Native,
+    Operation,
+    Steps,
+    Unhold,
+    flush_first,
+)
 from supervisor.driver.processor_timers import WAITS
 from supervisor.driver.restarts import (
     ERESTART_RESTARTBLOCK,
@@ -132,6 +139,11 @@ class Calls:
                 return slept
         if row.name in PATHS:
             instead = yield from home.surroundings.redirect(thread, row, call)
+        own: tuple[own_memory.Range, ...] = ()
+        if home.surroundings.memory_opened:
+            own = own_memory.touched(home, thread, row, call)
+        if own:
+            yield from own_memory.keep(home, own)
         lease = home.scratch.lease()
         try:
             final = place(call, lease)
@@ -148,6 +160,9 @@ class Calls:
             lease.release()
             if instead is not None:
                 os.close(instead)
+        if own:
+            yield Unhold()
+            yield Flush()
         return (yield from home.processor_time.amend(thread, row, call, result))
 
     def _finish(self, thread: Thread, value: Any) -> None:

@@ -49,7 +49,7 @@ PATHS: Final = {
 FLAGS: Final = {"open": 1, "openat": 2}
 _RELATIVE: Final = (
     b"cpu", b"stat", b"map", b"cmdline", b"environ", b"auxv", b"online", b"possible", b"present",
-    b"enabled", b"offline", b"active", b"sibling", b"_id", b"node", b"has_", b"meminfo",
+    b"enabled", b"offline", b"active", b"sibling", b"_id", b"node", b"has_", b"mem", b"limits",
     b"distance",
 )  # fmt: skip
 """What is in the names of files that may be shown otherwise, when they are named from the

@@ -44,6 +44,8 @@ class Surroundings:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self.memory_opened = False
+        """Has the program opened a /proc/PID/mem, perhaps its own?"""
         self._of_process: dict[str, Callable[[int], str]] = {
             "status": self._status,
             "maps": self._maps,
@@ -65,6 +67,8 @@ class Surroundings:
         if not machine.may_be_shown(directory, named):
             return None
         path = machine.in_folder(self.home.pid, directory, named)
+        if path.startswith("/proc/") and path.endswith("/mem"):
+            self.memory_opened = True
         flags = machine.FLAGS.get(row.name)
         if flags is not None and call.args[flags] & os.O_ACCMODE == os.O_RDONLY:
             contents = yield from self._contents(thread, path)
