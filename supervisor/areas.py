@@ -34,7 +34,8 @@ class Kind(IntEnum):
     RESERVED = 3
     """Ours or the kernel's: the program may not be given these addresses."""
     JOINT = 4
-    """Shared with other processes: at home only, on the kernel's own shared mapping."""
+    """At home only, on the kernel's own mapping: shared with other processes; or private,
+    but beyond the end of its file, where the kernel raises SIGBUS."""
 
 
 class Area(msgspec.Struct, frozen=True, array_like=True):

@@ -139,8 +139,9 @@ class Events:
             self.on_user_signal(number, code > 0)
 
     def _run_due(self) -> None:
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] <= time.monotonic():
+        """What the actions themselves add for now has its turn after what is ready then."""
+        deadlines, now = self._deadlines, time.monotonic()
+        while deadlines and deadlines[0][0] <= now:
             heapq.heappop(deadlines)[2]()
 
     def _handle(self, ready: list[tuple[int, int]]) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from supervisor.areas import EXEC, AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access, Discarded
 from supervisor.driver.aliases import FileMappings
+from supervisor.driver.copies import Copies
 from supervisor.driver.messages import AreasChanged
 from supervisor.driver.turns import Turns
 from supervisor.tracee import control, inject
@@ -37,6 +38,7 @@ class Layout:
         self.turns = Turns(home.operations.wake)
         """Changes of the address space: one chooses a place and has it mapped before the next."""
         self.file_mappings = FileMappings()
+        self.copies = Copies(home)
         self.growing = AddressSpace()
         """MAP_GROWSDOWN areas."""
         self.areas_max = maps_max() - MAPS_SPARE
@@ -149,6 +151,7 @@ class Layout:
         old, home.space = list(home.space), AddressSpace()
         for area in old:
             home.memory.set_backing(area.start, area.end, None)
+            self.copies.forget(area.start, area.end)
             self.discard(area.start, area.end)
         self.tell([(area.start, area.end) for area in old], [], [])
 
@@ -162,6 +165,7 @@ class Layout:
 
     def _forget_marks(self, start: int, end: int) -> None:
         """What the program asked for about a range does not hold for the next mapping there."""
+        self.copies.forget(start, end)
         forks = self._home.forks
         for marked in (self.growing, forks.left_out, forks.wiped):
             marked.remove(start, end)

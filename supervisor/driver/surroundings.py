@@ -169,7 +169,8 @@ class Surroundings:
             if area.kind is Kind.RESERVED:
                 continue
             name = home.code.sources.get(area.name, area.name)
-            shared = area.kind in (Kind.FILE, Kind.JOINT) or name == ANONYMOUS
+            private = home.layout.copies.file_at(area.start) is not None
+            shared = not private and (area.kind in (Kind.FILE, Kind.JOINT) or name == ANONYMOUS)
             rights = "".join(
                 letter if area.protection & right else "-"
                 for letter, right in (("r", READ), ("w", WRITE), ("x", EXEC))

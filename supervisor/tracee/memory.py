@@ -13,15 +13,24 @@ on their file. `backings` says for a page where its bytes are.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from bisect import bisect_right
+import stat
 from typing import Final, Protocol
 
 from supervisor.coherence.messages import WORD_SIZE
 from supervisor.errors import DsmsupError
+from supervisor.range_map import RangeMap
 from supervisor.tracee import ptrace
 from supervisor.tracee.words import Words
-from supervisor.units import ADDRESS_SPACE_SIZE, PAGE_SHIFT, PAGE_SIZE, PageNumber
+from supervisor.units import (
+    ADDRESS_SPACE_SIZE,
+    PAGE_MASK,
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    PageNumber,
+    round_up,
+)
 
 _FALLOC_KEEP_SIZE: Final = 0x01
 _FALLOC_PUNCH_HOLE: Final = 0x02
@@ -36,7 +45,7 @@ class Backing(Protocol):
 
 
 class FileBacking:
-    """A MAP_SHARED mapping of a file: `delta` is address minus file offset.
+    """A mapping of a file: `delta` is address minus file offset.
 
     It owns its descriptor.
     """
@@ -64,6 +73,33 @@ class FileBacking:
         if offset < size:
             os.pwrite(self._descriptor, data[: size - offset], offset)
 
+    def end(self) -> int:
+        """Where the pages begin that lie wholly beyond the end of the file: all, of a device."""
+        status = os.fstat(self._descriptor)
+        return self._delta + (round_up(status.st_size) if stat.S_ISREG(status.st_mode) else 0)
+
+    def extents(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The parts of a range, in whole pages, for which the file has bytes: holes have none."""
+        end = min(end, self.end())
+        if start >= end:
+            return []
+        try:
+            # The descriptor's offset is the program's, which this would move: another one.
+            own = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # its rights may have been changed since it was opened
+            return [(start, end)]
+        try:
+            found = data_extents(own, start - self._delta, end - self._delta)
+        finally:
+            os.close(own)
+        pages: list[tuple[int, int]] = []
+        for low, high in found:
+            low = (low & ~PAGE_MASK) + self._delta
+            if pages and low <= pages[-1][1]:
+                low = pages.pop()[0]
+            pages.append((low, min(round_up(high) + self._delta, end)))
+        return pages
+
 
 class ProcessBacking:
     """What the kernel has mapped in home's process, through /proc/PID/mem."""
@@ -80,16 +116,21 @@ class ProcessBacking:
             return data
         # A page past the end of its file cannot be read at all (SIGBUS to the program).
         pages = []
-        for at in range(address, address + length, PAGE_SIZE):
+        end = address + length
+        while address < end:
+            size = min(PAGE_SIZE - (address & PAGE_MASK), end - address)
             try:
-                page = os.pread(self._descriptor, PAGE_SIZE, at)
+                page = os.pread(self._descriptor, size, address)
             except OSError:
                 page = b""
-            pages.append(page.ljust(PAGE_SIZE, b"\0"))
+            pages.append(page.ljust(size, b"\0"))
+            address += size
         return b"".join(pages)
 
     def write(self, address: int, data: bytes) -> None:
-        os.pwrite(self._descriptor, data, address)
+        # A page past the end of its file is nowhere, as a store to it would be.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, data, address)
 
 
 class GuestMemory:
@@ -98,62 +139,24 @@ class GuestMemory:
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("dsmsup-guest", os.MFD_CLOEXEC)
         os.ftruncate(self.descriptor, ADDRESS_SPACE_SIZE)
-        # Invariant: sorted by start, disjoint.
-        self._starts: list[int] = []
-        self._others: list[tuple[int, int, Backing]] = []
+        self._backings: RangeMap[Backing] = RangeMap()
         self._words = Words(self.descriptor)
 
     # Where bytes are ------------------------------------------------------------
 
     def set_backing(self, start: int, end: int, backing: Backing | None) -> None:
         """Say where [start, end) is kept; None is the memfd."""
-        kept: list[tuple[int, int, Backing]] = []
-        for low, high, other in self._others:
-            if high <= start or end <= low:
-                kept.append((low, high, other))
-                continue
-            if low < start:
-                kept.append((low, start, other))
-            if end < high:
-                kept.append((end, high, other))
-        if backing is not None:
-            kept.append((start, end, backing))
-        kept.sort(key=lambda entry: entry[0])
-        self._others = kept
-        self._starts = [entry[0] for entry in kept]
+        self._backings.set(start, end, backing)
 
     def backing_at(self, address: int) -> Backing | None:
-        index = bisect_right(self._starts, address) - 1
-        if index >= 0 and address < self._others[index][1]:
-            return self._others[index][2]
-        return None
-
-    def _pieces(self, address: int, length: int) -> list[tuple[int, int, Backing | None]]:
-        """(address, length, backing) of each piece of a range that lies on one backing."""
-        end = address + length
-        index = max(bisect_right(self._starts, address) - 1, 0)
-        pieces: list[tuple[int, int, Backing | None]] = []
-        for low, high, other in self._others[index:]:
-            if low >= end:
-                break
-            if high <= address:
-                continue
-            if address < low:
-                pieces.append((address, low - address, None))
-                address = low
-            stop = min(high, end)
-            pieces.append((address, stop - address, other))
-            address = stop
-        if address < end:
-            pieces.append((address, end - address, None))
-        return pieces
+        return self._backings.at(address)
 
     # Bytes ------------------------------------------------------------------------
 
     def read_bytes(self, address: int, length: int) -> bytes:
-        if not self._others:
+        if not self._backings:
             return self._read_memfd(address, length)
-        pieces = self._pieces(address, length)
+        pieces = self._backings.pieces(address, length)
         if len(pieces) == 1:
             (_, _, backing) = pieces[0]
             if backing is None:
@@ -175,7 +178,7 @@ class GuestMemory:
 
     def write_bytes(self, address: int, data: bytes) -> None:
         at = 0
-        for start, size, backing in self._pieces(address, len(data)):
+        for start, size, backing in self._backings.pieces(address, len(data)):
             piece = data if size == len(data) else data[at : at + size]
             if backing is not None:
                 backing.write(start, piece)
@@ -186,10 +189,11 @@ class GuestMemory:
             at += size
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy bytes inside guest memory; a whole piece of zeros is not written."""
-        data = self.read_bytes(source, length)
-        if data.count(0) != length:
-            self.write_bytes(target, data)
+        """Copy whole pages inside guest memory; the target is zero so far, and stays a hole
+        where all of the source is one."""
+        count = length >> PAGE_SHIFT
+        if self.holes(PageNumber(source >> PAGE_SHIFT), count) < count:
+            self.write_bytes(target, self.read_bytes(source, length))
 
     # Pages (the coherence node's Memory) --------------------------------------------
 
@@ -219,7 +223,7 @@ class GuestMemory:
         """How many pages at the front are holes of the memfd."""
         start = first << PAGE_SHIFT
         end = start + (count << PAGE_SHIFT)
-        low, size, backing = self._pieces(start, end - start)[0]
+        low, size, backing = self._backings.pieces(start, end - start)[0]
         if backing is not None:
             return 0
         try:

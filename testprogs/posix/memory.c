@@ -6,16 +6,20 @@
 #ifndef MADV_FREE
 #define MADV_FREE 8
 #endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
 
 static const size_t PAGE = 4096;
 static sigjmp_buf back;
-static volatile sig_atomic_t caught_number;
+static volatile sig_atomic_t caught_number, caught_code;
 
 static void jumps(int number, siginfo_t *info, void *context)
 {
-	(void)info;
 	(void)context;
 	caught_number = number;
+	caught_code = info->si_code;
 	siglongjmp(back, 1);
 }
 
@@ -173,6 +177,121 @@ static void private_files(void)
 	close(fd);
 }
 
+static void fill_file(int fd, size_t pages)
+{
+	char bytes[PAGE];
+
+	for (size_t i = 0; i < pages; i++) {
+		memset(bytes, (int)('a' + i), PAGE);
+		NEED(pwrite(fd, bytes, PAGE, (off_t)(i * PAGE)) == (ssize_t)PAGE);
+	}
+}
+
+/* Stores are given up, and what comes back is the file's: a page, a hole, a last half page. */
+static void discards(int fd, char *at)
+{
+	memset(at, 1, 4 * PAGE);
+	join(start(fills, at + PAGE));
+	PROMISE("DONTNEED", madvise(at, 4 * PAGE, MADV_DONTNEED) == 0);
+	PROMISE("what comes back is the file's", all(at, PAGE, 'a') && all(at + PAGE, PAGE, 'b'));
+	PROMISE("a hole's zeros", all(at + 2 * PAGE, PAGE, 0));
+	PROMISE("and a part of a page", all(at + 3 * PAGE, 100, 'd') &&
+		all(at + 3 * PAGE + 100, PAGE - 100, 0));
+	at[0] = at[PAGE] = 2;
+	PROMISE("of one page only", madvise(at + PAGE, PAGE, MADV_DONTNEED) == 0 &&
+		at[0] == 2 && all(at + PAGE, PAGE, 'b'));
+	PROMISE("the file is as it was", pread(fd, at, PAGE, 0) == (ssize_t)PAGE &&
+		all(at, PAGE, 'a'));
+}
+
+static void private_file_discards(void)
+{
+	int fd = temporary(3 * PAGE + 100);
+	char *at, *target, bytes[100];
+
+	memset(bytes, 'd', 100);
+	fill_file(fd, 2);
+	NEED(pwrite(fd, bytes, 100, (off_t)(3 * PAGE)) == 100);
+	at = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	NEED(at != MAP_FAILED);
+	discards(fd, at);
+	munmap(at, 4 * PAGE);
+	at = mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE, fd, 0);
+	NEED(at != MAP_FAILED);
+	PROMISE("made writable", mprotect(at, 4 * PAGE, PROT_READ | PROT_WRITE) == 0);
+	discards(fd, at);
+	target = anonymous(4, PROT_NONE, 0);
+	PROMISE("moved", mremap(at, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target) ==
+		target);
+	discards(fd, target);
+	at = anonymous(4, PROT_NONE, 0);
+	PROMISE("moved, and shorter", mremap(target, 4 * PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+		at) == at);
+	munmap(at + PAGE, 3 * PAGE);
+	PROMISE("grown", (target = mremap(at, PAGE, 4 * PAGE, MREMAP_MAYMOVE)) != MAP_FAILED &&
+		all(target + PAGE, PAGE, 'b') && target[3 * PAGE] == 'd');
+	discards(fd, target);
+	PROMISE("in a middle page nothing of the file's is left of another mapping",
+		mmap(target + PAGE, PAGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == target + PAGE &&
+		madvise(target, 4 * PAGE, MADV_DONTNEED) == 0 && all(target + PAGE, PAGE, 0) &&
+		all(target, PAGE, 'a') && target[3 * PAGE] == 'd');
+	munmap(target, 4 * PAGE);
+	at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, (off_t)PAGE);
+	NEED(at != MAP_FAILED);
+	close(fd);
+	at[0] = 1;
+	PROMISE("with its descriptor closed and its name gone",
+		madvise(at, PAGE, MADV_DONTNEED) == 0 && all(at, PAGE, 'b'));
+	munmap(at, PAGE);
+}
+
+static int is_bus_error(int number)
+{
+	return number == SIGBUS && caught_code == BUS_ADRERR;
+}
+
+/* The last of three pages is beyond the end of the file. */
+static void ends_before(int fd, char *at)
+{
+	int status;
+
+	PROMISE("a load beyond the end is SIGBUS", is_bus_error(read_raises(at + 2 * PAGE + 5)));
+	PROMISE("a store is, too", is_bus_error(write_raises(at + 2 * PAGE + 5)));
+	PROMISE("the last page of it is there", write_raises(at + PAGE + 200) == 0 &&
+		at[PAGE + 200] == 1 && at[0] == 'a');
+	if (fork() == 0)
+		_exit(is_bus_error(read_raises(at + 2 * PAGE)) && at[PAGE + 200] == 1 ? 7 : 1);
+	wait(&status);
+	PROMISE("a child has it so", WIFEXITED(status) && WEXITSTATUS(status) == 7);
+	NEED(ftruncate(fd, (off_t)(3 * PAGE)) == 0 && pwrite(fd, "e", 1, (off_t)(2 * PAGE)) == 1);
+	PROMISE("it is there when the file has grown", read_raises(at + 2 * PAGE) == 0 &&
+		at[2 * PAGE] == 'e' && write_raises(at + 2 * PAGE) == 0 && at[2 * PAGE] == 1);
+	PROMISE("and is private", pread(fd, at, 1, (off_t)(2 * PAGE)) == 1 && at[0] == 'e');
+	PROMISE("it is the file's again", madvise(at, 3 * PAGE, MADV_DONTNEED) == 0 &&
+		at[0] == 'a' && at[2 * PAGE] == 'e');
+	PROMISE("unmapped", munmap(at, 3 * PAGE) == 0 && read_raises(at + 2 * PAGE) == SIGSEGV);
+}
+
+static void private_file_ends(void)
+{
+	int fd = temporary(0);
+	char *at;
+
+	catch_faults();
+	fill_file(fd, 1);
+	NEED(ftruncate(fd, (off_t)(PAGE + 100)) == 0);
+	at = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	NEED(at != MAP_FAILED);
+	ends_before(fd, at);
+	NEED(ftruncate(fd, (off_t)(PAGE + 100)) == 0);
+	at = mmap(NULL, 3 * PAGE, PROT_READ, MAP_PRIVATE, fd, 0);
+	NEED(at != MAP_FAILED);
+	PROMISE("made writable", mprotect(at, 3 * PAGE, PROT_READ | PROT_WRITE) == 0);
+	ends_before(fd, at);
+	close(fd);
+}
+
 static void *writes_file(void *arg)
 {
 	((char *)arg)[1] = 'x';
@@ -302,6 +421,24 @@ static void advice(void)
 	PROMISE("REMOVE of private memory is EINVAL",
 		madvise(at, PAGE, MADV_REMOVE) == -1 && errno == EINVAL);
 	PROMISE("posix_madvise", posix_madvise(at, PAGE, POSIX_MADV_WILLNEED) == 0);
+	PROMISE("POPULATE", madvise(at, 4 * PAGE, MADV_POPULATE_READ) == 0 &&
+		madvise(at, 4 * PAGE, MADV_POPULATE_WRITE) == 0);
+	PROMISE("to read, of what is read-only", mprotect(at, PAGE, PROT_READ) == 0 &&
+		madvise(at, 4 * PAGE, MADV_POPULATE_READ) == 0);
+	PROMISE("to write is EINVAL",
+		madvise(at, 4 * PAGE, MADV_POPULATE_WRITE) == -1 && errno == EINVAL);
+	memset(at + PAGE, 3, 3 * PAGE);
+	munmap(at + 2 * PAGE, PAGE);
+	PROMISE("POPULATE of a hole is ENOMEM",
+		madvise(at, 4 * PAGE, MADV_POPULATE_READ) == -1 && errno == ENOMEM);
+	PROMISE("DONTNEED over a hole is ENOMEM",
+		madvise(at, 4 * PAGE, MADV_DONTNEED) == -1 && errno == ENOMEM);
+	PROMISE("and is done on either side of it", all(at + PAGE, PAGE, 0) &&
+		all(at + 3 * PAGE, PAGE, 0));
+	PROMISE("a hint over a hole is ENOMEM",
+		madvise(at, 4 * PAGE, MADV_SEQUENTIAL) == -1 && errno == ENOMEM);
+	PROMISE("a bad kind over a hole is EINVAL",
+		madvise(at, 4 * PAGE, 7777) == -1 && errno == EINVAL);
 	munmap(at, 4 * PAGE);
 	fd = memfd_create("posix", MFD_CLOEXEC);
 	NEED(fd >= 0 && ftruncate(fd, (off_t)(2 * PAGE)) == 0);
@@ -318,17 +455,25 @@ static void advice(void)
 
 static void fork_advice(void)
 {
-	char *at = anonymous(2, PROT_READ | PROT_WRITE, 0);
+	char *at = anonymous(5, PROT_READ | PROT_WRITE, 0);
 	int status;
 
 	at[0] = 5;
 	at[PAGE] = 6;
+	at[2 * PAGE] = at[4 * PAGE] = 7;
 	PROMISE("WIPEONFORK", madvise(at, PAGE, MADV_WIPEONFORK) == 0);
 	if (fork() == 0)
 		_exit(at[0] * 16 + at[PAGE]);
 	wait(&status);
 	PROMISE("is zero in a child", WIFEXITED(status) && WEXITSTATUS(status) == 6);
 	PROMISE("and not here", at[0] == 5);
+	munmap(at + 3 * PAGE, PAGE);
+	PROMISE("over a hole: ENOMEM", madvise(at + 2 * PAGE, 3 * PAGE, MADV_WIPEONFORK) == -1 &&
+		errno == ENOMEM);
+	if (fork() == 0)
+		_exit(at[2 * PAGE] + at[4 * PAGE]);
+	wait(&status);
+	PROMISE("what is there is advised", WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	PROMISE("DONTFORK", madvise(at, PAGE, MADV_DONTFORK) == 0);
 	if (fork() == 0) {
 		catch_faults();
@@ -336,7 +481,7 @@ static void fork_advice(void)
 	}
 	wait(&status);
 	PROMISE("is not there in a child", WIFEXITED(status) && WEXITSTATUS(status) == 1);
-	munmap(at, 2 * PAGE);
+	munmap(at, 5 * PAGE);
 }
 
 static void locks(void)
@@ -605,6 +750,8 @@ int main(int argc, char **argv)
 		{"arguments", arguments},
 		{"private_memory", private_memory},
 		{"private_files", private_files},
+		{"private_file_discards", private_file_discards},
+		{"private_file_ends", private_file_ends},
 		{"shared_files", shared_files},
 		{"resizing", resizing},
 		{"advice", advice},

@@ -56,6 +56,24 @@ def test_a_near_deadline_is_kept_to_less_than_a_millisecond(events: Events) -> N
     assert statistics.quantiles(late, n=10)[0] < 5e-4
 
 
+def test_what_is_done_again_and_again_at_once_keeps_nothing_else_from_its_turn(
+    events: Events,
+) -> None:
+    done: list[str] = []
+
+    def again() -> None:
+        done.append("again")
+        events.at(time.monotonic(), again)
+
+    async def passes() -> None:
+        again()
+        for _ in range(3):
+            await pass_of(events)
+
+    trio.run(passes)
+    assert len(done) == 4
+
+
 def test_a_deadline_set_later_may_be_due_earlier(events: Events) -> None:
     ran: list[float] = []
 

@@ -102,6 +102,7 @@ MEMORY = [
     Program("memory_limits", threads=1),
     Program("own_memory", threads=1),
     Program("holes", threads=3),
+    Program("sparse_file", threads=3),
     Program("stream", threads=1),
     Program("stream", ("64", "0"), threads=2),
 ]
@@ -176,7 +177,7 @@ I386_KINDS = {
         "signal_alarm", "signal_self", "signal_thread", "segv_thread", "cancel", "nested",
         "cxx_threads", "cxx_exceptions", "omp_loops", "cpu_limit", "forced_masks", "forced_waits",
         "sysv_memory", "memory_limits", "own_memory", "memory_policy", "futex_all",
-        "forks_at_once", "bit_strings",
+        "forks_at_once", "bit_strings", "sparse_file",
     ),
     "m32static": ("mutex", "tls", "malloc_all", "cancel", "cxx_exceptions"),
     "m32nopie": ("mutex", "condvar", "omp_loops"),

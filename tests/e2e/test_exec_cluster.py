@@ -35,6 +35,13 @@ def test_one_command_a_host(name: str, place: Place) -> None:
     harness.read_stats(stats, hosts=3, status=0, threads=0)
 
 
+def test_home_is_not_silent_while_it_maps_a_large_file(place: Place) -> None:
+    """It copies what is private and writable: it must not be lost for that."""
+    cluster = clusters.on_loopback(place)
+    runs = cluster.start(harness.BIN / "sparse_file")
+    assert [(run.wait().status, run.wait().stderr) for run in runs] == [(0, b"")] * 2
+
+
 def test_status_reaches_every_host(place: Place) -> None:
     """Each command ends with the program's status, as each of `mpirun`'s does."""
     runs = clusters.on_loopback(place).start(harness.BIN / "exit_thread", "4", "9")

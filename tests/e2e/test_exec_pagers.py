@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(bool(userfault.unavailable()), reason=userfault.
 
 TELLING = frozenset((
     "barrier", "cancel", "condvar", "deep_stack", "file_io", "holes", "main_exits", "mmap_churn",
-    "mprotect", "mutex", "page_crossing", "robust_mutex", "segv_thread", "signal_thread", "stream",
+    "mprotect", "mutex", "page_crossing", "robust_mutex", "segv_thread", "signal_thread",
+    "sparse_file", "stream",
 ))  # fmt: skip
 """Of every kind of thing that a pager has to do with, one program."""
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import tempfile
 
-from supervisor.tracee.memory import FileBacking, GuestMemory, data_extents
+from supervisor.tracee.memory import FileBacking, GuestMemory, ProcessBacking, data_extents
 from supervisor.units import PAGE_SIZE, PageNumber
 
 
@@ -67,3 +69,46 @@ def test_a_range_over_two_backings() -> None:
         assert memory.read_bytes(start, 4) == bytes(4)
         assert memory.read_bytes(start + PAGE_SIZE, 1) == b"f"
     memory.close()
+
+
+def test_a_copy_of_a_hole_is_a_hole() -> None:
+    memory = GuestMemory()
+    memory.write(PageNumber(100), b"x" * PAGE_SIZE)
+    memory.copy(100 * PAGE_SIZE, 500 * PAGE_SIZE, 10 * PAGE_SIZE)
+    memory.copy(300 * PAGE_SIZE, 600 * PAGE_SIZE, 10 * PAGE_SIZE)
+    assert memory.read(PageNumber(500), 10) == b"x" * PAGE_SIZE + bytes(9 * PAGE_SIZE)
+    assert memory.holes(PageNumber(600), 10) == 10
+    memory.close()
+
+
+def test_what_a_file_has_bytes_for() -> None:
+    start = 0x10000
+    with tempfile.TemporaryFile() as file:
+        os.pwrite(file.fileno(), b"a", 2 * PAGE_SIZE)
+        os.pwrite(file.fileno(), b"b", 1 << 20)
+        file.seek(123)
+        backing = FileBacking(os.dup(file.fileno()), start)
+        last = start + (1 << 20)
+        assert backing.end() == last + PAGE_SIZE
+        found = backing.extents(start, last + 8 * PAGE_SIZE)
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 123
+        assert all(low % PAGE_SIZE == high % PAGE_SIZE == 0 for low, high in found)
+        assert any(low <= start + 2 * PAGE_SIZE < high for low, high in found)
+        assert found[-1][0] <= last and found[-1][1] == last + PAGE_SIZE
+        assert backing.extents(last, last + PAGE_SIZE) == [(last, last + PAGE_SIZE)]
+        assert backing.extents(last + PAGE_SIZE, last + 2 * PAGE_SIZE) == []
+
+
+def test_a_process_s_memory_beyond_the_end_of_its_file() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"f" * 10)
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), 10, mmap.MAP_PRIVATE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        os.ftruncate(file.fileno(), 0)
+        memory = os.open("/proc/self/mem", os.O_RDWR)
+        backing = ProcessBacking(memory)
+        assert backing.read(start + 5, 2) == bytes(2)
+        assert backing.read(start + 5, PAGE_SIZE - 5) == bytes(PAGE_SIZE - 5)
+        backing.write(start, b"x")
+        os.close(memory)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from supervisor.areas import Kind
+from supervisor.areas import READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.operations import Native, Steps
@@ -22,45 +22,77 @@ SYS_MADVISE: Final = 28
 
 MADV_DONTNEED: Final = 4
 MADV_REMOVE: Final = 9
+MADV_POPULATE_READ: Final = 22
+MADV_POPULATE_WRITE: Final = 23
+POPULATE_RIGHTS: Final = {MADV_POPULATE_READ: READ, MADV_POPULATE_WRITE: WRITE}
 MADV_HINTS: Final = frozenset((0, 1, 2, 3, 8, 12, 13, 14, 15, 16, 17, 20, 21))
 FORK_ADVICE: Final = frozenset((10, 11, 18, 19))
 """MADV_DONTFORK, _DOFORK, _WIPEONFORK, _KEEPONFORK."""
+KNOWN: Final = frozenset((MADV_DONTNEED, MADV_REMOVE, *POPULATE_RIGHTS, *MADV_HINTS, *FORK_ADVICE))
 
 
 def madvise(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    """Of a range with holes, what is mapped is advised; then it is ENOMEM (mm/madvise.c)."""
     start, length, advice = args[0], round_up(args[1]), args[2]
-    if start & PAGE_MASK:
+    if start & PAGE_MASK or advice not in KNOWN:
         return -errno.EINVAL
     if not length:
         return 0
-    if not home.space.covers(start, start + length):
-        return -errno.ENOMEM
-    pieces = home.space.pieces(start, start + length)
-    if advice == MADV_DONTNEED:
-        for piece in pieces:
-            if piece.kind is Kind.GUEST and piece.name != ANONYMOUS:
-                home.layout.discard(piece.start, piece.end)
-                home.pager.apply([piece])
-        return 0
-    if advice == MADV_REMOVE:
-        for piece in pieces:
-            if piece.kind is Kind.JOINT:
-                result = home.agent.run(
-                    [(SYS_MADVISE, piece.start, piece.end - piece.start, advice)]
-                )[0]
-                if result < 0:
-                    return result
-            elif piece.kind is Kind.GUEST and piece.name == ANONYMOUS:
-                home.layout.discard(piece.start, piece.end)
-                home.pager.apply([piece])
-            else:
-                return -errno.EINVAL
-        return 0
+    end = start + length
+    if advice in POPULATE_RIGHTS:
+        return _populate(home, start, end, advice)
+    pieces = [piece for piece in home.space.pieces(start, end) if piece.kind is not Kind.RESERVED]
+    result = 0 if home.space.covers(start, end) else -errno.ENOMEM
     if advice in FORK_ADVICE:
         home.forks.advise(pieces, advice)
-        return 0
-    return 0 if advice in MADV_HINTS else -errno.EINVAL
-    yield
+    for piece in pieces:
+        failed = 0
+        if advice == MADV_DONTNEED:
+            failed = yield from _dont_need(home, piece)
+        elif advice == MADV_REMOVE:
+            failed = _remove(home, piece)
+        if failed:
+            return failed
+    return result
+
+
+def _by_kernel(home: Home, piece: Area, advice: int) -> int:
+    """What the kernel says to advice about its own mapping."""
+    return home.agent.run([(SYS_MADVISE, piece.start, piece.end - piece.start, advice)])[0]
+
+
+def _dont_need(home: Home, piece: Area) -> Steps:
+    if piece.kind is Kind.GUEST and piece.name != ANONYMOUS:
+        yield from home.layout.copies.discard(piece)
+    elif piece.kind is Kind.JOINT:
+        return _by_kernel(home, piece, MADV_DONTNEED)
+    return 0
+
+
+def _remove(home: Home, piece: Area) -> int:
+    if piece.kind is Kind.JOINT:
+        return _by_kernel(home, piece, MADV_REMOVE)
+    if piece.kind is not Kind.GUEST or piece.name != ANONYMOUS:
+        return -errno.EINVAL
+    home.layout.discard(piece.start, piece.end)
+    home.pager.apply([piece])
+    return 0
+
+
+def _populate(home: Home, start: int, end: int, advice: int) -> int:
+    """Nothing is to be had in advance; what is wrong about the range is told as it would be."""
+    right, at = POPULATE_RIGHTS[advice], start
+    for piece in home.space.pieces(start, end):
+        if piece.start > at or piece.kind is Kind.RESERVED:
+            return -errno.ENOMEM
+        if not piece.protection & right:
+            return -errno.EINVAL
+        if piece.kind in (Kind.NATIVE, Kind.JOINT):
+            result = _by_kernel(home, piece, advice)
+            if result < 0:
+                return result
+        at = piece.end
+    return 0 if at >= end else -errno.ENOMEM
 
 
 def msync(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:

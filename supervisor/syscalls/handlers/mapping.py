@@ -10,12 +10,14 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.operations import Native, Steps
 from supervisor.syscalls.call import Acquire
-from supervisor.tracee import inject, ptrace
+from supervisor.tracee import ptrace
 from supervisor.tracee.maps import read_maps
 from supervisor.tracee.memory import FileBacking
 from supervisor.units import PAGE_MASK, PAGE_SIZE, round_up
@@ -37,7 +39,6 @@ MAP_FIXED_NOREPLACE: Final = 0x100000
 SYS_SHMAT: Final = 30
 SYS_SHMDT: Final = 67
 
-COPY_PIECE: Final = 1 << 20
 DEV_ZERO: Final = os.makedev(1, 5)
 
 
@@ -60,31 +61,21 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
         except OSError as error:
             return -(error.errno or errno.EBADF)
         status = os.fstat(file)
-        if flags & MAP_TYPE != MAP_PRIVATE and not stat.S_ISREG(status.st_mode):
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == DEV_ZERO:
             os.close(file)
-            if status.st_rdev != DEV_ZERO or not stat.S_ISCHR(status.st_mode):
-                return -errno.ENODEV
             file = -1  # mem(4): as MAP_ANONYMOUS
-    if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
-        start = address
-        if start & PAGE_MASK or start < 0x10000 or start + length > thread.arch.user_top:
-            return -errno.EINVAL if start & PAGE_MASK else -errno.ENOMEM
-        if home.layout.is_reserved(start, start + length):
-            return -errno.EPERM
-        if flags & MAP_FIXED_NOREPLACE and home.space.overlapping(start, start + length):
-            return -errno.EEXIST
-    else:
-        found = home.layout.free_range(length, round_up(address))
-        if found is None:
-            return -errno.ENOMEM
-        start = found
+        elif flags & MAP_TYPE != MAP_PRIVATE and not stat.S_ISREG(status.st_mode):
+            os.close(file)
+            return -errno.ENODEV
+    start = _place(home, thread, address, length, flags)
     private = flags & MAP_TYPE == MAP_PRIVATE
     data = length if private and protection & WRITE and not flags & MAP_GROWSDOWN else 0
-    fits = home.limits_of(thread).fits(home, length, data, (start, start + length))
-    if home.layout.is_full() or not fits:
+    if start >= 0 and not home.limits_of(thread).fits(home, length, data, (start, start + length)):
+        start = -errno.ENOMEM
+    if start < 0:
         if file >= 0:
             os.close(file)
-        return -errno.ENOMEM
+        return start
     if file < 0:
         name = "" if private else ANONYMOUS
         area = Area(start, start + length, protection, Kind.GUEST, name)
@@ -92,9 +83,25 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
         if flags & MAP_GROWSDOWN:
             home.layout.growing.add(area)
         return start
-    if private and protection & WRITE:
-        return (yield from _map_private_copy(home, thread, args, start, length, file))
     return (yield from _map_file(home, thread, args, start, length, file))
+
+
+def _place(home: Home, thread: Thread, address: int, length: int, flags: int) -> int:
+    """Where a mapping goes, or why not."""
+    if home.layout.is_full():
+        return -errno.ENOMEM
+    if not flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
+        return home.layout.free_range(length, round_up(address)) or -errno.ENOMEM
+    end = address + length
+    if address & PAGE_MASK:
+        return -errno.EINVAL
+    if address < 0x10000 or end > thread.arch.user_top:
+        return -errno.ENOMEM
+    if home.layout.is_reserved(address, end):
+        return -errno.EPERM
+    if flags & MAP_FIXED_NOREPLACE and home.space.overlapping(address, end):
+        return -errno.EEXIST
+    return address
 
 
 def old_mmap(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
@@ -117,68 +124,57 @@ def _path_of(home: Home, descriptor: int) -> str:
         return ""
 
 
-def _map_private_copy(
-    home: Home, thread: Thread, args: list[int], start: int, length: int, file: int
-) -> Steps:
-    """A private writable file mapping: its contents are copied onto guest memory."""
-    _, _, protection, _, descriptor, offset = args
-    try:
-        # The kernel checks what is a mappable file with the right access mode.
-        probe = yield Native(
-            *thread.arch.map_call(0, length, READ, 2, descriptor, offset)
-        )
-        if probe < 0:
-            return probe
-        home.agent.check([(inject.SYS_MUNMAP, probe, length)])
-        home.layout.replace(Area(start, start + length, protection & PROT_MASK, Kind.GUEST,
-                            _path_of(home, descriptor)))
-        at = 0
-        while at < length:
-            data = os.pread(file, min(COPY_PIECE, length - at), offset + at)
-            if not data:
-                break
-            home.memory.write_bytes(start + at, data)
-            at += len(data)
-    finally:
-        os.close(file)
-    return start
-
-
 def _map_file(
     home: Home, thread: Thread, args: list[int], start: int, length: int, file: int
 ) -> Steps:
-    """A read-only private or a shared file mapping: the kernel's own, at home."""
+    """The kernel maps it, at home: with its own rights and errors, and to raise SIGBUS beyond
+    the end of the file. What is private and writable is then copied onto guest memory."""
     _, _, protection, flags, descriptor, offset = args
     shared = flags & MAP_TYPE != MAP_PRIVATE
-    kept = False
-    try:
-        path = _path_of(home, descriptor)
+    end = start + length
+    path = _path_of(home, descriptor)
+    backing = FileBacking(file, start - offset)
+    copied = not shared and protection & WRITE
+    if not copied:
         aliases = home.layout.file_mappings.add(
-            home.space, file, offset, start, start + length, path, shared
+            home.space, file, offset, start, end, path, shared
         )
         if aliases and home.hosts > 1:
             home.stay_home("the program has mapped the same part of a file twice")
             yield Acquire(tuple((low, high - low, Access.WRITE) for low, high in aliases))
-        fixed = flags & ~MAP_FIXED_NOREPLACE | MAP_FIXED
-        result = yield Native(
-            *thread.arch.map_call(start, length, protection, fixed, descriptor, offset)
-        )
-        if result < 0:
-            return result
-        kind = _kind_of_shared(home, file, path) if shared else Kind.NATIVE
-        area = Area(start, start + length, protection & PROT_MASK, kind, path)
+    fixed = flags & ~MAP_FIXED_NOREPLACE | MAP_FIXED
+    result = yield Native(
+        *thread.arch.map_call(start, length, protection, fixed, descriptor, offset)
+    )
+    if result < 0:
+        return result
+    area = Area(start, end, protection & PROT_MASK, Kind.NATIVE, path)
+    if shared:
+        kind = _kind_of_shared(home, file, path)
+        home.layout.replace(msgspec.structs.replace(area, kind=kind))
+        home.memory.set_backing(start, end, backing)
+    elif copied:
+        file_end = min(max(start, backing.end()), end)
+        if start < file_end:
+            home.layout.replace(msgspec.structs.replace(area, end=file_end, kind=Kind.GUEST))
+        map_beyond_end(home, msgspec.structs.replace(area, start=file_end))
+        home.layout.copies.add(start, end, backing)
+        yield from home.layout.copies.fill(start, file_end)
+    else:
         home.layout.replace(area)
-        if shared:
-            home.memory.set_backing(start, start + length, FileBacking(file, start - offset))
-            kept = True
-        else:
-            home.memory.set_backing(start, start + length, home.native_backing)
-        if protection & EXEC:
-            home.code_mapped(file, start, offset, area.name)
-    finally:
-        if not kept:
-            os.close(file)
+        home.memory.set_backing(start, end, home.native_backing)
+        home.layout.copies.add(start, end, backing)
+    if protection & EXEC and not copied:
+        home.code_mapped(file, start, offset, area.name)
     return start
+
+
+def map_beyond_end(home: Home, area: Area) -> None:
+    """Pages of a private writable mapping beyond the end of its file: they stay the kernel's,
+    which raises SIGBUS, at home, where threads go that touch them."""
+    if area.start < area.end:
+        home.layout.replace(msgspec.structs.replace(area, kind=Kind.JOINT))
+        home.memory.set_backing(area.start, area.end, home.native_backing)
 
 
 def _kind_of_shared(home: Home, file: int, path: str) -> Kind:

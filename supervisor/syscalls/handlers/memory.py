@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
+from supervisor.driver.copies import COPY_PIECE
 from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.memory_limits import is_data, is_private
-from supervisor.driver.operations import Steps
+from supervisor.driver.operations import Pause, Steps
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import advice, mapping
-from supervisor.syscalls.handlers.mapping import COPY_PIECE, PROT_MASK
+from supervisor.syscalls.handlers.mapping import PROT_MASK
 from supervisor.tracee import inject
 from supervisor.tracee.memory import FileBacking
 from supervisor.units import PAGE_MASK, round_up
@@ -78,7 +79,7 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
         if protection & WRITE and piece.kind is Kind.FILE:
             return -errno.EACCES
         if protection & WRITE and piece.kind is Kind.NATIVE:
-            _make_writable(home, piece)
+            yield from _make_writable(home, piece)
         elif piece.kind in (Kind.NATIVE, Kind.JOINT):
             # The kernel knows with which rights the file is open.
             result = home.agent.run(
@@ -91,21 +92,33 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
     home.decoder.forget()
     home.layout.tell([], [], changed)
     return 0
-    yield
 
 
-def _make_writable(home: Home, piece: Area) -> None:
-    """Move a read-only file mapping onto guest memory: the program is to write it."""
-    pages = []
-    for at in range(piece.start, piece.end, COPY_PIECE):
-        pages.append(home.memory.read_bytes(at, min(COPY_PIECE, piece.end - at)))
-    home.memory.set_backing(piece.start, piece.end, None)
-    home.memory.write_bytes(piece.start, b"".join(pages))
-    area = Area(piece.start, piece.end, piece.protection, Kind.GUEST, piece.name)
-    home.space.add(area)
-    home.pager.forget(area.start, area.end)
-    home.agent.check([home.agent.map_guest(area.start, area.end - area.start, area.protection)])
-    home.pager.apply([area])
+def _make_writable(home: Home, piece: Area) -> Steps:
+    """Copy a read-only file mapping onto guest memory: the program is to write it.
+
+    The guest goes on with the kernel's mapping until all is copied; other hosts get
+    what they ask for from either, for it is the same.
+    """
+    copies, memory = home.layout.copies, home.memory
+    end = copies.end_of_file(piece.start, piece.end)
+    for low, high in copies.extents(piece.start, end):
+        for at in range(low, high, COPY_PIECE):
+            data = memory.read_bytes(at, min(COPY_PIECE, high - at))
+            memory.set_backing(at, at + len(data), None)
+            memory.write_bytes(at, data)
+            yield Pause()
+    file = copies.file_at(piece.start)
+    if piece.start < end:
+        area = Area(piece.start, end, piece.protection, Kind.GUEST, piece.name)
+        memory.set_backing(area.start, area.end, None)
+        home.space.add(area)
+        home.pager.forget(area.start, area.end)
+        home.agent.check([home.agent.map_guest(area.start, end - area.start, area.protection)])
+        home.pager.apply([area])
+    mapping.map_beyond_end(home, piece.cut(end, piece.end))
+    if file is not None:
+        copies.add(piece.start, piece.end, file)
 
 
 def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
@@ -132,6 +145,7 @@ def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) 
 def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     old, old_length, new_length, flags, target, _ = args
     old_length, new_length = round_up(old_length), round_up(new_length)
+    copies = home.layout.copies
     if old & PAGE_MASK or not new_length or flags & ~7:
         return -errno.EINVAL
     if flags & MREMAP_FIXED and (not flags & MREMAP_MAYMOVE or target & PAGE_MASK):
@@ -164,7 +178,9 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
         grown = (old + old_length, old + new_length)
         if area.kind is Kind.GUEST and area.end == grown[0] \
                 and not home.space.overlapping(*grown) and grown[1] <= home.space.top:
+            file = copies.file_at(grown[0] - 1)
             home.layout.replace(Area(*grown, area.protection, Kind.GUEST, area.name))
+            yield from copies.extend(*grown, file)
             return old
         if not flags & MREMAP_MAYMOVE:
             return -errno.ENOMEM
@@ -184,7 +200,13 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
         size = min(COPY_PIECE, kept - at)
         yield Acquire(((old + at, size, Access.READ), (target + at, size, Access.WRITE)))
         home.memory.copy(old + at, target + at, size)
+        yield Pause()
+    copies.move(old, old + kept, target)
     home.layout.unmap(old, old + old_length)
+    if kept < new_length:
+        yield from copies.extend(
+            target + kept, target + new_length, copies.file_at(target + kept - 1)
+        )
     return target
 
 
@@ -250,7 +272,7 @@ HANDLERS: Final = {
     "mprotect": _in_turn(mprotect),
     "mremap": _in_turn(mremap),
     "brk": _in_turn(brk),
-    "madvise": advice.madvise,
+    "madvise": _in_turn(advice.madvise),
     "mincore": advice.mincore,
     "mlock": advice.accepted,
     "mlock2": advice.accepted,
