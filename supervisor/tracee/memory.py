@@ -14,6 +14,7 @@ on their file. `backings` says for a page where its bytes are.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import Final, Protocol
@@ -90,6 +91,8 @@ class FileBacking:
             return [(start, end)]
         try:
             found = data_extents(own, start - self._delta, end - self._delta)
+        except OSError:  # a file system that cannot tell
+            return [(start, end)]
         finally:
             os.close(own)
         pages: list[tuple[int, int]] = []
@@ -243,8 +246,10 @@ def data_extents(descriptor: int, start: int, end: int) -> list[tuple[int, int]]
     while at < end:
         try:
             low = os.lseek(descriptor, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but holes from here on
-            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # nothing but holes from here on
         if low >= end:
             break
         high = min(os.lseek(descriptor, low, os.SEEK_HOLE), end)
