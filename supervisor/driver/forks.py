@@ -4,7 +4,7 @@
 A forked child gets a copy of the whole memory and runs at home beside the
 supervisor (bystanders.py). Its mappings would be the parent's guest memory
 itself, which is MAP_SHARED: before it runs its first instruction they are
-replaced by private mappings of a copy.
+replaced by anonymous ones, and filled.
 
 A vfork child (posix_spawn) borrows its parent's memory until it executes or
 exits: it is one more task of home's guest process, with page faults and
@@ -16,13 +16,15 @@ image is taken over as the first one was.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
+import signal
 from typing import TYPE_CHECKING, Final
 
 from supervisor.arch.base import NO_CALL
-from supervisor.areas import AddressSpace, Area, Kind
+from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver import signals
 from supervisor.driver.operations import Hold, Native, Steps, Unhold, Wait
@@ -32,7 +34,7 @@ from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.memory import data_extents
 from supervisor.tracee.xstate import restore_xstate
-from supervisor.units import ADDRESS_SPACE_SIZE, PAGE_SHIFT, PageNumber
+from supervisor.units import PAGE_SHIFT, PageNumber, round_up
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
@@ -49,6 +51,8 @@ MADV_DONTFORK: Final = 10
 MADV_DOFORK: Final = 11
 MADV_WIPEONFORK: Final = 18
 COPY_PIECE: Final = 1 << 20
+_FILLED: Final = READ | WRITE
+"""What areas are to allow while they are filled."""
 FETCHES: Final = 2
 """How often home asks for all that it lacks before it keeps what it gets."""
 HELD_MAX: Final = 32
@@ -120,58 +124,42 @@ class Forks:
         between: what is copied and shared must still be what the child begins with."""
         home = self.home
         yield from home.joint.before_fork()
-        copy = os.memfd_create("dsmsup-fork", os.MFD_CLOEXEC)
+        child = yield native
+        if child <= 0:
+            return child
         try:
-            os.ftruncate(copy, ADDRESS_SPACE_SIZE)
-            yield from self._copy_memory(copy)
-            child = yield native
-            if child > 0:
-                if told_at:
-                    os.pwrite(copy, child.to_bytes(4, "little"), told_at)
-                if child not in home.newborn:
-                    yield Wait(("born", child))
-                home.newborn.discard(child)
-                self._begin(thread, child, copy, context, xstate, areas)
-        finally:
-            os.close(copy)
+            if child not in home.newborn:
+                yield Wait(("born", child))
+            home.newborn.discard(child)
+            yield from self._fetch()
+        except GeneratorExit:  # the parent is killed, and has not got as far as to have a child
+            home.bystanders.add(child, thread.affinity)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            raise
+        self._begin(thread, child, told_at, context, xstate, areas)
+        yield Unhold()
         return child
 
-    def _copy_memory(self, copy: int) -> Steps:
-        """All of guest memory as it is at one moment.
+    def _fetch(self) -> Steps:
+        """Until home can read all of guest memory, at this moment.
 
         Threads go on meanwhile, and a copy of pages of different moments would
         be one that the program never had: a list half changed, say. So home
         first gets every page, and then, with its own threads standing still and
         no message handled, copies them.
         """
-        home = self.home
         held: list[tuple[int, int, Access]] = []
         for attempt in itertools.count():
             missing = self._missing()
             if not missing:
-                break
+                return
             if attempt < FETCHES:
                 for each in missing:
                     yield Acquire((each,))
             else:  # others want them as well: what is got is kept
                 held = [*held, *missing][-HELD_MAX:]
                 yield Hold(tuple(held))
-        still = home.standstill.on
-        if not still:
-            home.standstill.begin()
-        try:
-            for area in home.space:
-                if area.kind is not Kind.GUEST:
-                    continue
-                for start, end in data_extents(home.memory.descriptor, area.start, area.end):
-                    for at in range(start, end, COPY_PIECE):
-                        data = home.memory.read_bytes(at, min(COPY_PIECE, end - at))
-                        os.pwrite(copy, data, at)
-        finally:
-            if not still:
-                home.standstill.end()
-        if held:
-            yield Unhold()
 
     def _missing(self) -> list[tuple[int, int, Access]]:
         """What home cannot read of guest memory, in pieces to ask for."""
@@ -189,7 +177,7 @@ class Forks:
         ]
 
     def _begin(
-        self, parent: Thread, child: int, copy: int, context: ptrace.Registers,
+        self, parent: Thread, child: int, told_at: int, context: ptrace.Registers,
         xstate: bytes, areas: list[bytes],
     ) -> None:  # fmt: skip
         """Give a forked child its own memory and let it run."""
@@ -197,20 +185,22 @@ class Forks:
         lease = home.scratch.lease()
         try:
             caller = Caller(child, control.GADGET)
-            name = f"/proc/{os.getpid()}/fd/{copy}".encode() + b"\0"
-            path = lease.allocate(len(name))
-            lease.write(path, name)
-            opened = caller.must(
-                inject.SYS_OPENAT, inject.AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC, 0
-            )
             fixed = inject.MAP_PRIVATE | inject.MAP_FIXED | inject.MAP_NORESERVE
-            for area in home.space:
-                if area.kind is Kind.GUEST:
+            own = [area for area in home.space if area.kind is Kind.GUEST]
+            heap_start, heap_end = self._make_heap(caller)
+            for area in own:
+                if heap_start <= area.start and area.end <= heap_end:
+                    continue
+                caller.must(
+                    inject.SYS_MMAP, area.start, area.end - area.start, area.protection | _FILLED,
+                    fixed | inject.MAP_ANONYMOUS, NO_CALL, 0,
+                )  # fmt: skip
+            self._copy_to(child, own, told_at)
+            for area in own:
+                if area.protection & _FILLED != _FILLED:
                     caller.must(
-                        inject.SYS_MMAP, area.start, area.end - area.start, area.protection,
-                        fixed, opened, area.start,
-                    )  # fmt: skip
-            caller.must(inject.SYS_CLOSE, opened)
+                        inject.SYS_MPROTECT, area.start, area.end - area.start, area.protection
+                    )
             for area in self.wiped:
                 caller.must(
                     inject.SYS_MMAP, area.start, area.end - area.start, area.protection,
@@ -237,6 +227,40 @@ class Forks:
             home.bystanders.add(child, parent.affinity)
         finally:
             lease.release()
+
+    def _make_heap(self, caller: Caller) -> tuple[int, int]:
+        """Have the kernel, which has seen no brk(2) of the program's, make a child's heap, and
+        know where it ends; what of it there is."""
+        layout = self.home.layout
+        start, end = round_up(layout.break_start), round_up(layout.break_end)
+        if start >= end:
+            return start, start
+        caller.must(inject.SYS_MUNMAP, start, end - start)
+        made = caller.call(inject.SYS_BRK, layout.break_end) == layout.break_end
+        return start, end if made else start
+
+    def _copy_to(self, child: int, areas: list[Area], told_at: int) -> None:
+        """Fill a child's memory with what is in these areas now; where asked, its id with it."""
+        home = self.home
+        still = home.standstill.on
+        if not still:
+            home.standstill.begin()
+        try:
+            with open(f"/proc/{child}/mem", "wb", buffering=0) as memory:
+                for area in areas:
+                    extents = data_extents(home.memory.descriptor, area.start, area.end)
+                    for at, size in ((at, min(COPY_PIECE, end - at))
+                                     for start, end in extents
+                                     for at in range(start, end, COPY_PIECE)):  # fmt: skip
+                        _write(memory.fileno(), at, home.memory.read_bytes(at, size))
+                if told_at and home.check(told_at, 4, Access.WRITE):
+                    _write(memory.fileno(), told_at, child.to_bytes(4, "little"))
+        except OSError:
+            ptrace.get_registers(child)  # raises TraceeGone where it has been killed
+            raise
+        finally:
+            if not still:
+                home.standstill.end()
 
     def _restore_signals(self, parent: Thread, caller: Caller, lease: Lease) -> None:
         """The kernel alone serves the child: it gets the program's wishes about forced signals."""
@@ -284,3 +308,10 @@ class Forks:
             thread.cont()
             return
         home.restart()
+
+
+def _write(memory: int, address: int, data: bytes) -> None:
+    """To a process's memory, all of it; OSError where there is none, or no more."""
+    at = 0
+    while at < len(data):
+        at += os.pwrite(memory, data[at:] if at else data, address + at)

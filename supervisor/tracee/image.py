@@ -38,8 +38,6 @@ _AT_SYSINFO_EHDR = 33
 _AT_SYSINFO = frozenset((32, 33))
 """AT_SYSINFO and AT_SYSINFO_EHDR."""
 
-SYS_BRK = 12
-
 STACK_DEFAULT = 8 << 20
 STACK_MAX = 1 << 30
 
@@ -105,7 +103,7 @@ def take_over(
         inject.MAP_SHARED | inject.MAP_FIXED | inject.MAP_NORESERVE, opened, 0,
     )  # fmt: skip
     caller.must(inject.SYS_CLOSE, opened)
-    break_start = caller.must(SYS_BRK, 0)
+    break_start = caller.must(inject.SYS_BRK, 0)
     fresh.restore()
     descriptor = map_control_block(pid, block, memory, shown.questions_fault)
     agent = make_agent_thread(pid, block, descriptor)

@@ -29,6 +29,7 @@ from supervisor.tracee.stops import Stop, StopKind, wait_among
 SYS_MMAP: Final = 9
 SYS_MPROTECT: Final = 10
 SYS_MUNMAP: Final = 11
+SYS_BRK: Final = 12
 SYS_MADVISE: Final = 28
 SYS_RT_SIGACTION: Final = 13
 SYS_CLONE: Final = 56
