@@ -102,7 +102,7 @@ MEMORY = [
     Program("memory_limits", threads=1),
     Program("own_memory", threads=1),
     Program("holes", threads=3),
-    Program("sparse_file", threads=3),
+    Program("sparse_file", threads=0),
     Program("stream", threads=1),
     Program("stream", ("64", "0"), threads=2),
 ]
