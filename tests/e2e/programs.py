@@ -115,7 +115,7 @@ CALLS = [
     Program("poll_sleep"),
     Program("layouts", threads=3),
     Program("ends_at_once", threads=0, status=9),
-    Program("child_memory", threads=2),
+    Program("child_memory", threads=0),
     Program("forks_at_once"),
     Program("sysv_memory", threads=0),
     Program("echo", threads=2, stdin=bytes(range(256)) * 300, compare_stderr=True),
