@@ -28,6 +28,7 @@ from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver import signals
 from supervisor.driver.operations import Hold, Native, Steps, Unhold, Wait
+from supervisor.errors import GuestDied
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import threads
 from supervisor.tracee import control, inject, ptrace
@@ -223,7 +224,7 @@ class Forks:
                 restore_xstate(child, xstate, home.shown.states)
             home.bystanders.add(child, parent.affinity, home.code.traps.copy())
             ptrace.cont(child)
-        except ptrace.TraceeGone:
+        except (ptrace.TraceeGone, GuestDied):  # somebody has killed it
             home.bystanders.add(child, parent.affinity)
         finally:
             lease.release()
