@@ -154,7 +154,8 @@ class UserFaults:
 
     def map(self, start: int, length: int, writable: bool, wake: bool = True) -> int:
         """Map what is there of a range, and wake who waits; the errno of the first page
-        that could not be mapped (EEXIST: it is already; EFAULT: a hole), 0 for none."""
+        that could not be mapped (EEXIST: it is already; EFAULT: a hole; ENOENT: none of
+        those that are registered), 0 for none."""
         first = 0
         skips = SKIPS_MAX
         end = start + length
@@ -168,7 +169,13 @@ class UserFaults:
                 mapped = _FOUR.unpack(request)[3]
                 if error.errno == errno.EAGAIN:
                     start += max(mapped, 0)
-                elif error.errno in (errno.EEXIST, errno.EFAULT):
+                elif error.errno == errno.ENOENT and end - start > PAGE_SIZE:
+                    # More than one of the kernel's mappings: mbind(2), for one, splits them.
+                    middle = start + (end - start) // 2 // PAGE_SIZE * PAGE_SIZE
+                    low = self.map(start, middle - start, writable, wake)
+                    high = self.map(middle, end - middle, writable, wake)
+                    return first or low or high
+                elif error.errno in (errno.EEXIST, errno.EFAULT, errno.ENOENT):
                     first = first or error.errno
                     skips -= 1
                     start += PAGE_SIZE

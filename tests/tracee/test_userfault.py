@@ -220,3 +220,22 @@ def test_a_refused_call_is_an_error() -> None:
     refuse: Callable[..., int] = lambda number, *arguments: -errno.EPERM  # noqa: E731
     with pytest.raises(PermissionError):
         userfault.create_in(-1, refuse)
+
+
+def test_a_range_of_several_mappings_of_the_kernels(memory: Memory) -> None:
+    """As mbind(2) leaves behind, here by another advice for some of its pages."""
+    assert _libc.madvise(ctypes.c_void_p(memory.at(5)), ctypes.c_size_t(3 * PAGE_SIZE), 10) == 0
+    for page in range(PAGES):
+        memory.fill(page, b"m")
+    assert memory.faults.map(memory.at(0), PAGES * PAGE_SIZE, writable=False) == 0
+    for page in (0, 4, 5, 7, 8, PAGES - 1):
+        assert memory.touch(page).done() == b"m"
+
+
+def test_a_page_that_is_not_registered_is_told(memory: Memory) -> None:
+    assert memory.faults.unregister(memory.at(2), PAGE_SIZE)
+    for page in range(4):
+        memory.fill(page, b"n")
+    assert memory.faults.map(memory.at(0), 4 * PAGE_SIZE, writable=True) == errno.ENOENT
+    for page in range(4):
+        assert memory.touch(page).done() == b"n"
