@@ -128,7 +128,7 @@ class Links:
             self._events.rewatch(link.fileno(), EPOLLIN if drained else EPOLLIN | EPOLLOUT)
 
     def begin(self) -> None:
-        """The event loop begins: no more processes are forked, and a thread may be made."""
+        """The event loop begins, and the guest process has been forked: a thread may be made."""
         if self.by_host:
             self._pulse = Pulse(self.by_host)
 
