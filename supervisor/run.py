@@ -24,6 +24,7 @@ from supervisor.cluster.plan import ClusterPlan
 from supervisor.cluster.processors import Shown
 from supervisor.cluster.transport import keep_freed_memory
 from supervisor.driver import events
+from supervisor.driver.core import Supervisor
 from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
 from supervisor.errors import EXIT_FAILURE, DsmsupError
@@ -31,6 +32,7 @@ from supervisor.program import find_program
 from supervisor.standard_streams import say
 from supervisor.tasks import NO_MORE, is_no_thread
 from supervisor.tracee import ptrace
+from supervisor.tracee.compaction import compact
 from supervisor.tracee.priority import bound_urgency, put_first
 from supervisor.units import HOME, HostId
 
@@ -153,7 +155,7 @@ async def _run_home(
             except DsmsupError as error:
                 home.fail(error)
             bound_urgency()
-            _collect_from_here()
+            _settle_in(home, job)
             try:
                 await home.run()
             except Exception as error:
@@ -196,7 +198,7 @@ async def _run_lender(
         except DsmsupError as error:
             lender.fail(error)
         bound_urgency()
-        _collect_from_here()
+        _settle_in(lender, job)
         await lender.run()
     except Exception as error:
         lender.fail(DsmsupError(_internal_error(error, job)))
@@ -210,10 +212,18 @@ async def _run_lender(
     return lender.exit_status
 
 
-def _collect_from_here() -> None:
-    """Garbage is looked for among what is made from now on: all else stays, and to go through
-    it takes as long as a hundred page faults."""
+def _settle_in(supervisor: Supervisor, job: Job) -> None:
+    """All that a run needs is loaded, and its guest process has been forked (before that,
+    what is written to would be copied again).
+
+    Garbage is looked for among what is made from now on: all else stays, and to go through
+    it takes as long as a hundred page faults. Where hosts share processors, what they wait
+    for is each other, and all would begin the later.
+    """
     gc.freeze()
+    if supervisor.may_spin:
+        moved = compact()
+        job.tell(f"host {supervisor.host}: {moved >> 20} MiB of its memory are on large pages")
     gc.enable()
 
 
