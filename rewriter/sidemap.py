@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The side map of a rewritten file: its traps and redirects, and its form on disk.
 
-Light to import and quick to load (libc's, 966 traps, in under a millisecond):
-the numbers are arrays, and a TrapSite is made when it is asked for.
+Light to import and quick to load (libc's, 966 traps, in a millisecond): the numbers are
+arrays.
 
 Form, little-endian: `DSMMAP`, a version byte, a zero byte, the SHA-256 of what
 follows; then a JSON header's length (u32) and the JSON header; then arrays.
@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from rewriter.kinds import KINDS, Kind
@@ -53,30 +53,6 @@ class Extra(NamedTuple):
     file_offset: int
     filesz: int
     flags: int
-
-
-class TrapTable(Mapping[int, TrapSite]):
-    """Address of each `8e c8` to its site; entries are built on demand."""
-
-    def __init__(self, columns: list[array[int]], names: list[str]) -> None:
-        self._columns = columns
-        self._names = names
-        self._row = dict(zip(columns[0], range(len(columns[0])), strict=True))
-
-    def __getitem__(self, at: int) -> TrapSite:
-        i = self._row[at]
-        _, address, native, length, after, kind, name, checked = (c[i] for c in self._columns)
-        function = self._names[name]
-        return TrapSite(address, native, length, after, KINDS[kind], function, checked)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._row)
-
-    def __len__(self) -> int:
-        return len(self._row)
-
-    def __contains__(self, at: object) -> bool:
-        return at in self._row
 
 
 class SideMap(NamedTuple):
@@ -156,13 +132,17 @@ def unpack(data: bytes) -> SideMap:
 
     traps = header.pop("traps")
     columns = [column(traps) for _ in range(_COLUMNS)] if traps else [array("Q")] * _COLUMNS
-    table = TrapTable(columns, header.pop("names"))
+    names = header.pop("names")
+    sites = {
+        at: TrapSite(address, native, length, after, KINDS[kind], names[name], checked)
+        for at, address, native, length, after, kind, name, checked in zip(*columns, strict=True)
+    }
     tables = []
     for name in ("redirects", "heads"):
         count = header.pop(name)
         tables.append(dict(zip(column(count), column(count), strict=True)))
     extra = tuple(Extra(*column(5)) for _ in range(header.pop("extra")))
-    return SideMap(header, tables[0], table, extra, tables[1])
+    return SideMap(header, tables[0], sites, extra, tables[1])
 
 
 def _bytes(values: array[int]) -> bytes:

@@ -82,6 +82,8 @@ class Holding(Enum):
     MANY_COPY = "multiple-writer, the requester has a copy"
     MANY = "multiple-writer, the requester has none"
 
+    __hash__ = object.__hash__  # Enum's is none of C's, and RULES is looked up all the time
+
 
 class Want(Enum):
     """What is asked of a page."""
@@ -89,6 +91,8 @@ class Want(Enum):
     READ = "read"
     WRITE = "write"
     LOCK = "bus lock"
+
+    __hash__ = object.__hash__
 
 
 def holding(entry: int, host: HostId) -> Holding:

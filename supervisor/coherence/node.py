@@ -179,6 +179,11 @@ class Node:
         """Whether synchronization instructions of this host have to trap now."""
         return self.buffer.armed
 
+    def tell_time(self, now_us: int) -> bool:
+        """What time it is, where that is cheaper than a `Tick`: whether one has anything to do."""
+        self.now_us = max(self.now_us, now_us)
+        return bool(self.buffer.twins) or self.policy.locks_bus
+
     # Events -------------------------------------------------------------------
 
     def _fault(self, event: Fault) -> None:

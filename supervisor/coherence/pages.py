@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from supervisor.coherence.messages import Access, Run
 
 _ACCESS: Final = tuple(Access)  # indexing is several times faster than calling the enum
+_new: Final = tuple.__new__  # what a NamedTuple's own does in one call more: dozens a fault
 
 _CHUNK_SHIFT: Final = 9
 _CHUNK_PAGES: Final = 1 << _CHUNK_SHIFT
@@ -94,7 +95,7 @@ class PageMap:
     def runs(self, first: int, count: int) -> list[Valued]:
         """The range as maximal spans of equal value, ascending, without holes."""
         if count == 1:
-            return [Valued(first, 1, self.get(first))]
+            return [_new(Valued, (first, 1, self.get(first)))]
         end = first + count
         starts: list[tuple[int, int]] = []  # (page at which a value begins, value)
         page, default = first, self.default
@@ -142,12 +143,15 @@ def _spans_between(starts: list[tuple[int, int]], end: int) -> list[Valued]:
 
 
 def run_of(first: int, count: int, access: int) -> Run:
-    return Run(first, count, _ACCESS[access])  # type: ignore[arg-type]
+    return _new(Run, (first, count, _ACCESS[access]))
 
 
 def normalised(runs: Iterable[Run]) -> tuple[Run, ...]:
     """Ascending, disjoint, merged where adjacent; of two accesses the greater counts."""
-    ordered = sorted(run for run in runs if run.count > 0)
+    ordered = [run for run in runs if run.count > 0]
+    if len(ordered) < 2:
+        return tuple(ordered)
+    ordered.sort()
     if all(one.first + one.count <= other.first for one, other in pairwise(ordered)):
         merged: list[Run] = []
         for run in ordered:
@@ -171,9 +175,9 @@ def append_run(runs: list[Run], first: int, count: int, access: int) -> None:
     if runs:
         last = runs[-1]
         if last.access == access and last.first + last.count == first:
-            runs[-1] = Run(last.first, last.count + count, last.access)
+            runs[-1] = _new(Run, (last.first, last.count + count, last.access))
             return
-    runs.append(run_of(first, count, access))
+    runs.append(_new(Run, (first, count, _ACCESS[access])))
 
 
 def overlaps(first: int, count: int, other_first: int, other_count: int) -> bool:
@@ -182,7 +186,12 @@ def overlaps(first: int, count: int, other_first: int, other_count: int) -> bool
 
 def any_overlap(runs: Iterable[Run], spans: Iterable[Span | Run]) -> bool:
     spans = list(spans)
-    return any(overlaps(run[0], run[1], span[0], span[1]) for run in runs for span in spans)
+    for first, count, *_ in runs:
+        end = first + count
+        for span in spans:
+            if first < span[0] + span[1] and span[0] < end:
+                return True
+    return False
 
 
 def without(runs: Iterable[Run], first: int, count: int) -> list[Run]:
@@ -242,7 +251,10 @@ class LocalPages:
         return all(run.value >= access for run in self.access.runs(first, count))
 
     def satisfied(self, needs: Iterable[Run]) -> bool:
-        return all(self.allows(need.first, need.count, need.access) for need in needs)
+        for first, count, access in needs:  # noqa: SIM110 (a generator costs as much again)
+            if not self.allows(first, count, access):
+                return False
+        return True
 
     def above(self, first: int, count: int, access: int) -> list[Valued]:
         """Spans whose access in force is greater than `access`."""

@@ -101,4 +101,7 @@ def check_needs(needs: tuple[Run, ...]) -> None:
 
 
 def pages_in(runs: Iterable[Run | Part | Span]) -> int:
-    return sum(run[1] for run in runs)
+    total = 0
+    for run in runs:
+        total += run[1]
+    return total

@@ -24,6 +24,7 @@ from supervisor.coherence.messages import (
     BusFreed,
     Content,
     Delivery,
+    Direct,
     Fetch,
     Flush,
     Flushed,
@@ -36,6 +37,7 @@ from supervisor.coherence.messages import (
     Halted,
     Invalidate,
     Message,
+    Part,
     Recall,
     Refused,
     Run,
@@ -115,13 +117,13 @@ def decode(payload: bytes | bytearray) -> Message:
     return decoded
 
 
-def _check_spans(runs: tuple[Run, ...]) -> None:
+def _check_spans(runs: tuple[Run | Part | Direct, ...]) -> None:
     for run in runs:
         if run.first < 0 or run.count < 1 or run.first + run.count > PAGES_END:
             raise PeerError(f"pages {run.first:#x}+{run.count} are outside of memory")
 
 
-def _check_ascending(runs: tuple[Run, ...]) -> None:
+def _check_ascending(runs: tuple[Run | Direct, ...]) -> None:
     _check_spans(runs)
     end = 0
     for run in runs:
@@ -147,16 +149,17 @@ def _fetch(message: Fetch) -> None:
 
 def _with_parts(message: Grant | Yielded | Delivery) -> None:
     _positive(message.fetch if isinstance(message, Grant) else message.recall)
-    _check_spans(tuple(Run(part.first, part.count, part.access) for part in message.parts))
+    _check_spans(message.parts)
     check_parts(message.parts, message.data)
     if isinstance(message, Grant):
         _check_ascending(message.multiple)
-        _check_ascending(tuple(Run(*direct[:3]) for direct in message.direct))
-        _positive(0, *(min(direct.source, direct.recall) for direct in message.direct))
-    if not isinstance(message, Yielded) and any(
-        part.content == Content.DIRECT for part in message.parts
-    ):
-        raise PeerError("data that goes by another way twice")
+        _check_ascending(message.direct)
+        for direct in message.direct:
+            _positive(direct.source, direct.recall)
+    if not isinstance(message, Yielded):
+        for part in message.parts:
+            if part.content == Content.DIRECT:
+                raise PeerError("data that goes by another way twice")
     if isinstance(message, Delivery):
         _positive(message.fetch)
         if any(part.content == Content.HELD for part in message.parts):

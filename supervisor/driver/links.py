@@ -72,7 +72,9 @@ class Links:
             if frames:
                 supervisor.holds.release_due()
             if supervisor.several_writers and frames:
-                supervisor.step(Tick(int(time.monotonic() * 1e6)))
+                now_us = int(time.monotonic() * 1e6)
+                if supervisor.node.tell_time(now_us):
+                    supervisor.step(Tick(now_us))
             for kind, payload in rest:
                 if kind == COHERENCE:
                     supervisor.step(Received(peer, wire.decode(payload)))
