@@ -104,8 +104,8 @@ def exec_command(
     gc.disable()  # what is loaded stays: `run_host` has garbage looked for among what comes after
     from supervisor.cluster import launch, virtual
     from supervisor.cluster.plan import VirtualPlan
-    from supervisor.program import check_proc, find_program
-    from supervisor.run import Job, run_host
+    from supervisor.program import check_proc
+    from supervisor.run import Job, Preparations, run_host
 
     check_proc()
     options = launch.LaunchOptions(n, hosts, rendezvous, key_file, host_id, join_timeout)
@@ -117,15 +117,16 @@ def exec_command(
         program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors), migrate,
         pager,
     )
+    preparations = Preparations(job)
     if isinstance(plan, VirtualPlan):
-        find_program(program)
-        group = virtual.spawn(plan, lambda child_plan: run_host(child_plan, job))
+        preparations.make()
+        group = virtual.spawn(plan, lambda child_plan: run_host(child_plan, job, preparations))
         try:
-            status = run_host(group.plan, job, group.host_of)
+            status = run_host(group.plan, job, preparations, group.host_of)
         finally:
             group.reap()
     else:
-        status = run_host(plan, job)
+        status = run_host(plan, job, preparations)
     sys.stdout.flush()
     sys.exit(status)
 

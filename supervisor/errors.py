@@ -20,6 +20,8 @@ class DsmsupError(Exception):
     """Something the user can be told in one line; `exit_status` ends the run."""
 
     exit_status = EXIT_FAILURE
+    told = False
+    """The user has seen the line already."""
 
 
 class UsageError(DsmsupError):

@@ -77,14 +77,38 @@ class Job:
             say(line)
 
 
+@dataclass(slots=True)
+class Preparations:
+    """What home has looked at before anybody is kept waiting."""
+
+    job: Job
+    program: str = ""
+    """Its path, once it is found."""
+    report: TextIO | None = None
+    """Where the statistics go."""
+
+    def make(self) -> None:
+        """Once, however often it is called. Raises DsmsupError."""
+        if self.program:
+            return
+        program = find_program(self.job.program)
+        if self.job.stats_path is not None:
+            self.report = _open_report(self.job.stats_path)
+        self.program = program
+
+
 def run_host(
-    plan: ClusterPlan, job: Job, child_of: Callable[[int], HostId | None] = lambda pid: None
+    plan: ClusterPlan,
+    job: Job,
+    preparations: Preparations,
+    child_of: Callable[[int], HostId | None] = lambda pid: None,
 ) -> int:
     """Be one host of a run; the exit status. Errors are told on stderr here."""
     try:
-        return trio.run(_run_host, plan, job, child_of)
+        return trio.run(_run_host, plan, job, preparations, child_of)
     except DsmsupError as error:
-        say(str(error))
+        if not error.told:
+            say(str(error))
         return error.exit_status
     except Exception as error:
         # The guest dies with its tracer (EXITKILL).
@@ -106,11 +130,10 @@ def _internal_error(error: BaseException, job: Job) -> str:
 
 
 async def _run_host(
-    plan: ClusterPlan, job: Job, child_of: Callable[[int], HostId | None]
-) -> int:
-    if plan.host_id == HOME:
-        find_program(job.program)  # before anybody is kept waiting
-    membership = await assemble(plan, log=job.tell)
+    plan: ClusterPlan, job: Job, preparations: Preparations,
+    child_of: Callable[[int], HostId | None],
+) -> int:  # fmt: skip
+    membership = await assemble(plan, log=job.tell, prepare=preparations.make)
     events.block_signals()
     keep_freed_memory()
     job.tell(f"host {membership.host_id}: scheduling: {put_first()}")
@@ -118,7 +141,7 @@ async def _run_host(
     shown = processors.shown([info.processor for info in membership.infos])
     try:
         if membership.host_id == HOME:
-            return await _run_home(plan, job, membership, names, shown, child_of)
+            return await _run_home(plan, job, preparations, membership, names, shown, child_of)
         return await _run_lender(plan, job, membership, names, shown)
     finally:
         membership.close()
@@ -127,13 +150,13 @@ async def _run_host(
 async def _run_home(
     plan: ClusterPlan,
     job: Job,
+    preparations: Preparations,
     membership: Membership,
     names: list[str],
     shown: Shown,
     child_of: Callable[[int], HostId | None],
 ) -> int:
     started = time.monotonic()
-    report = None if job.stats_path is None else _open_report(job.stats_path)
     cpus = [info.cpus for info in membership.infos]
     if shown.hidden:
         job.tell(f"not all hosts have {', '.join(sorted(shown.hidden))}: CPUID hides it")
@@ -151,7 +174,7 @@ async def _run_home(
         async with trio.open_nursery() as nursery:
             home.background = _background(nursery, home)
             try:
-                home.start(find_program(job.program), [job.program, *job.arguments], plan.cpus)
+                home.start(preparations.program, [job.program, *job.arguments], plan.cpus)
             except DsmsupError as error:
                 home.fail(error)
             bound_urgency()
@@ -175,8 +198,8 @@ async def _run_home(
     if home.trouble is not None:
         say(str(home.trouble))
     assert home.endings.status is not None
-    if report is not None:
-        _write_statistics(report, job, home, cpus, time.monotonic() - started)
+    if preparations.report is not None:
+        _write_statistics(preparations.report, job, home, cpus, time.monotonic() - started)
     return home.endings.status
 
 

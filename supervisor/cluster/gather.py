@@ -30,6 +30,8 @@ from supervisor.units import HOME, HostId
 _STRANGERS_MAX: Final = 64
 _WARNINGS_MAX: Final = 16
 _ACCEPT_AGAIN_S: Final = 0.05
+_TURN_AWAY_S: Final = 5.0
+"""How long home stays to tell the others that it cannot run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +57,10 @@ class _Assembly:
     strangers: list[trio.CancelScope] = field(default_factory=list)
     warned: set[str] = field(default_factory=set)
     lost: str = ""
+    why: DsmsupError | None = None
+    """Home cannot run, and whoever comes hears why."""
+    told: int = 0
+    """How many have heard it."""
 
     def complete(self) -> bool:
         return len(self.arrivals) == self.plan.hosts - 1
@@ -97,14 +103,8 @@ async def gather_hosts(
     """
     if plan.listener is not None:
         listeners = [*listeners, plan.listener]
-    state = _Assembly(
-        plan,
-        local_info(len(plan.cpus)),
-        warn,
-        log,
-        trio.current_time() + plan.join_timeout_s,
-        trio.CancelScope(),
-    )
+    deadline = trio.current_time() + plan.join_timeout_s
+    state = _Assembly(plan, local_info(len(plan.cpus)), warn, log, deadline, trio.CancelScope())
     for listener in listeners:
         tune(listener)  # What it has set, the sockets it accepts inherit.
     try:
@@ -129,6 +129,29 @@ async def gather_hosts(
         for arrival in state.arrivals:
             arrival.stream.socket.close()
         raise
+    finally:
+        rendezvous.close_all(listeners)
+
+
+async def turn_away(
+    plan: ClusterPlan, listeners: list[socket.socket], why: DsmsupError, log: Tell
+) -> None:
+    """Home cannot run: stay until the others have heard why, a few seconds at most.
+
+    Those that come later find nobody, as if home had not been started. Closes the
+    listeners, and the plan's own.
+    """
+    if plan.listener is not None:
+        listeners = [*listeners, plan.listener]
+    deadline = trio.current_time() + min(_TURN_AWAY_S, plan.join_timeout_s)
+    scope = trio.CancelScope(deadline=deadline)
+    state = _Assembly(plan, local_info(len(plan.cpus)), log, log, deadline, scope, why=why)
+    try:
+        if listeners:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    for listener in listeners:
+                        nursery.start_soon(_accept, state, listener, nursery)
     finally:
         rendezvous.close_all(listeners)
 
@@ -182,6 +205,12 @@ async def _greet(state: _Assembly, stream: trio.SocketStream, where: str) -> _Ar
     try:
         hello, info = await handshake.greet_as_home(stream, plan.key, plan.hosts, dsmsup_version())
         info = msgspec.structs.replace(info, address=where)
+        if state.why is not None:
+            await handshake.refuse(stream, str(state.why), state.why.exit_status)
+            state.told += 1
+            if state.told == plan.hosts - 1:
+                state.scope.cancel()
+            return None
         reason = state.objection(hello, info)
         if reason:
             state.warn(f"refused {info.name}: {reason}")

@@ -16,7 +16,7 @@ import trio
 from supervisor.cluster import auth
 from supervisor.cluster.auth import Hello, Role, Verdict
 from supervisor.cluster.hostinfo import HostInfo
-from supervisor.errors import AuthenticationFailed, PeerError, PeerLost
+from supervisor.errors import EXIT_FAILURE, AuthenticationFailed, PeerError, PeerLost
 from supervisor.units import HostId
 
 HANDSHAKE_S: Final = 5.0
@@ -37,9 +37,10 @@ class Admitted(Note, frozen=True):
 
 
 class Refused(Note, frozen=True):
-    """The end, with the line that the user sees."""
+    """The end, with the line that the user sees and the status of the command."""
 
     reason: str
+    status: int = EXIT_FAILURE
 
 
 class Welcome(Note, frozen=True):
@@ -166,10 +167,12 @@ async def greet_as_joiner(
     await tell(stream, info)
 
 
-async def refuse(stream: trio.SocketStream, reason: str) -> None:
+async def refuse(
+    stream: trio.SocketStream, reason: str, status: int = EXIT_FAILURE
+) -> None:
     """Tell an authenticated joiner why it may not join, and give it time to read it."""
     try:
-        await tell(stream, Refused(reason))
+        await tell(stream, Refused(reason, status))
         await _linger(stream)
     except PeerLost:
         pass

@@ -133,7 +133,9 @@ async def _enter(
                     f"host 0 (home at {where}) was lost while the cluster assembled"
                 ) from None
         if isinstance(note, Refused):
-            raise DsmsupError(f"home at {where} says: {note.reason}")
+            refusal = DsmsupError(f"home at {where} says: {note.reason}")
+            refusal.exit_status = note.status
+            raise refusal
         if not isinstance(note, Welcome) or not _sound(note, plan.hosts):
             raise PeerError(f"host 0 (home at {where}) sent a welcome that makes no sense")
         me, infos = HostId(note.host_id), note.infos

@@ -8,27 +8,48 @@ network lets them (`mesh.py`). `assemble` does what a
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+
 from supervisor.cluster import rendezvous
-from supervisor.cluster.gather import gather_hosts
+from supervisor.cluster.gather import gather_hosts, turn_away
 from supervisor.cluster.join import join
 from supervisor.cluster.plan import ClusterPlan
 from supervisor.cluster.roster import Membership, Tell, hush
+from supervisor.errors import DsmsupError
 from supervisor.standard_streams import say
 from supervisor.units import HOME
 
 __all__ = ["Membership", "Tell", "assemble", "gather_hosts", "hush", "join"]
 
 
-async def assemble(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Membership:
+async def assemble(
+    plan: ClusterPlan,
+    warn: Tell = say,
+    log: Tell = hush,
+    prepare: Callable[[], None] = lambda: None,
+) -> Membership:
     """Be home or join, as the plan says; without an id, whoever can listen is home.
 
-    `warn` gets lines that the user should always see, `log` those for -v. Raises
+    `warn` gets lines that the user should always see, `log` those for -v. `prepare` is
+    what home does before it waits for the others, who hear of its failure at once. Raises
     DsmsupError with the line that ends the run.
     """
+
+    async def gather(listeners: list[socket.socket]) -> Membership:
+        try:
+            prepare()
+        except DsmsupError as error:
+            warn(str(error))
+            error.told = True
+            await turn_away(plan, listeners, error, log)
+            raise
+        return await gather_hosts(plan, listeners, warn, log)
+
     if plan.listener is not None or plan.hosts == 1:
-        return await gather_hosts(plan, [], warn, log)
+        return await gather([])
     if plan.host_id == HOME:
-        return await gather_hosts(plan, await rendezvous.listen(plan.rendezvous, True), warn, log)
+        return await gather(await rendezvous.listen(plan.rendezvous, True))
     if plan.host_id is not None:
         return await join(plan, warn, log)
     try:
@@ -40,4 +61,4 @@ async def assemble(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Mem
         rendezvous.NameServiceSilent,
     ):
         return await join(plan, warn, log)
-    return await gather_hosts(plan, listeners, warn, log)
+    return await gather(listeners)

@@ -22,7 +22,13 @@ from supervisor.cluster.auth import Role
 from supervisor.cluster.membership import Membership, assemble
 from supervisor.cluster.plan import ClusterPlan, Rendezvous
 from supervisor.cluster.transport import CONTROL
-from supervisor.errors import AuthenticationFailed, DsmsupError, PeerLost, UsageError
+from supervisor.errors import (
+    AuthenticationFailed,
+    DsmsupError,
+    NotFound,
+    PeerLost,
+    UsageError,
+)
 from supervisor.units import HOME, HostId
 
 KEY = bytes(range(32))
@@ -45,10 +51,13 @@ class Host:
     result: Membership | None = None
     error: DsmsupError | None = None
     done: trio.Event = field(default_factory=trio.Event)
+    prepare: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
         try:
-            self.result = await assemble(self.plan, self.warnings.append, self.logs.append)
+            self.result = await assemble(
+                self.plan, self.warnings.append, self.logs.append, self.prepare
+            )
         except DsmsupError as error:
             assert "\n" not in str(error)
             self.error = error
@@ -739,5 +748,32 @@ def test_home_hung_while_others_wait_is_told(monkeypatch: pytest.MonkeyPatch) ->
     async def hang(_: object) -> str:
         await trio.sleep_forever()
         raise AssertionError
+
+    play(script)
+
+
+def test_home_that_cannot_run_tells_those_who_wait() -> None:
+    """And those who come within a few seconds; it need not wait until all are there to know."""
+
+    def missing() -> None:
+        raise NotFound("cannot find './a.out'")
+
+    async def script(nursery: trio.Nursery) -> None:
+        port = free_port()
+        early, home, late = (Host(plan(3, id_, port)) for id_ in (1, 0, 2))
+        home.prepare = missing
+        nursery.start_soon(early.run)
+        await early.heard("waiting for home")
+        nursery.start_soon(home.run)
+        await early.done.wait()
+        assert not home.done.is_set()
+        nursery.start_soon(late.run)
+        await late.done.wait()
+        await home.done.wait()
+        assert isinstance(home.error, NotFound) and home.error.told
+        assert home.warnings == ["cannot find './a.out'"]
+        for other in (early, late):
+            line = f"home at 127.0.0.1:{port} says: cannot find './a.out'"
+            assert (str(other.error), other.error and other.error.exit_status) == (line, 127)
 
     play(script)

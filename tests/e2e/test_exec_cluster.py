@@ -64,6 +64,15 @@ def test_other_hosts_need_no_program(place: Place) -> None:
     assert other.wait().status == 0
 
 
+def test_a_program_that_is_not_there_ends_every_host(place: Place) -> None:
+    """The others need not wait for a home that has ended."""
+    home, other = clusters.on_loopback(place).start("./not_here")
+    ends = [home.wait(harness.LOSS_LIMIT_S), other.wait(harness.LOSS_LIMIT_S)]
+    assert [end.status for end in ends] == [127, 127]
+    assert [len(end.own_lines()) for end in ends] == [1, 1]
+    assert all("./not_here" in end.own_lines()[0] for end in ends)
+
+
 def test_order_of_arrival_gives_the_ids(place: Place) -> None:
     """Without --host-id whoever comes first is home; the program runs once."""
     cluster = clusters.on_loopback(place)
