@@ -75,13 +75,18 @@ class Rewritten:
 
 
 def cache_directory(given: str | os.PathLike[str] | None = None) -> str:
-    """`given`, else $DSMSUP_CACHE_DIR, $XDG_CACHE_HOME/dsmsup or ~/.cache/dsmsup."""
-    if given is not None:
-        return os.fspath(given)
-    if own := os.environ.get("DSMSUP_CACHE_DIR"):
-        return own
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "dsmsup")
+    """`given`, else $DSMSUP_CACHE_DIR, $XDG_CACHE_HOME/dsmsup or ~/.cache/dsmsup.
+
+    An absolute path: the program, which maps files from there, may be in another folder.
+    """
+    if given is None:
+        given = os.environ.get("DSMSUP_CACHE_DIR")
+    if not given:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        given = os.path.join(base, "dsmsup")
+    with contextlib.suppress(FileNotFoundError):  # the working folder may be gone
+        return os.path.abspath(given)
+    return os.fspath(given)
 
 
 @lru_cache(maxsize=1)
@@ -116,12 +121,14 @@ def rewritten(
     index = os.path.join(directory, "index", _index_key(name, known, options))
     found = _indexed(directory, index, name)
     if found is not None:
+        _check_executable(directory, name)
         return found
     data = _read(name, known)
     base = os.path.basename(name)
     key = entry_key(data, base, options)
     try:
         os.makedirs(os.path.join(directory, "index"), mode=0o700, exist_ok=True)
+        _check_executable(directory, name)
         with _locked(directory, key):
             side = load_entry(directory, key, base)
             if side is None:
@@ -130,6 +137,11 @@ def rewritten(
     except OSError as e:
         raise CacheError(name, f"the cache {directory} cannot be used: {e.strerror}") from e
     return _result(directory, key, base, name, side)
+
+
+def _check_executable(directory: str, name: str) -> None:
+    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        raise CacheError(name, f"the cache {directory} cannot be used: it is mounted noexec")
 
 
 def entry_key(data: bytes, base: str, options: str) -> str:

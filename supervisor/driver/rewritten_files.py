@@ -28,6 +28,10 @@ CACHE_UNUSABLE: Final = 100
 """How a process that prepares files exits when it finds that out."""
 
 
+_ELSEWHERE: Final = ("/tmp", "/var/tmp")
+"""Where the usual temporary folder cannot be used."""
+
+
 class RewrittenFiles:
     """At home, for as long as the run."""
 
@@ -57,9 +61,11 @@ class RewrittenFiles:
         with self._leaving:
             if self._own:
                 return True
-            try:
-                self._own = tempfile.mkdtemp(prefix="dsmsup-")
-            except OSError:
+            for place in _temporary_folders():
+                with contextlib.suppress(OSError):
+                    self._own = tempfile.mkdtemp(prefix="dsmsup-", dir=place)
+                    break
+            else:
                 return False
         self._tell(f"{why}: rewritten files are in {self._own}, for this run only")
         return True
@@ -110,6 +116,17 @@ class RewrittenFiles:
         self._helpers.clear()
         if self._own:
             shutil.rmtree(self._own, ignore_errors=True)
+
+
+def _temporary_folders() -> list[str]:
+    """Where a program may be run from; the one that the user or the system prefers first."""
+    found = list(_ELSEWHERE)
+    with contextlib.suppress(OSError):
+        found.insert(0, tempfile.gettempdir())
+    return [
+        place for place in found
+        if os.path.isdir(place) and not os.statvfs(place).f_flag & os.ST_NOEXEC
+    ]
 
 
 def _nowhere(error: CacheError) -> DsmsupError:

@@ -132,20 +132,30 @@ def test_dead_standard_error_changes_no_status(stderr: str, place: Place) -> Non
         assert (run.status, run.stdout, run.stderr) == (status, b"", b""), arguments
 
 
-@pytest.mark.parametrize("cache", ["/dev/null/x", "/proc/none", "full"])
+@pytest.mark.parametrize("cache", ["/dev/null/x", "/proc/none", "full", "noexec"])
 def test_cache_that_cannot_be_used(cache: str, hosts: int, place: Place) -> None:
     """The run has its rewritten files in a temporary folder, and none of it is left."""
-    full = place.scratch / "full"
-    full.mkdir()
+    mounted = place.scratch / "mounted"
+    mounted.mkdir()
+    options = {"full": "size=4k,nr_inodes=9", "noexec": "noexec"}.get(cache)
     command = [*harness.dsmsup_command(), "exec", "-v", "-n", str(hosts), f"{harness.BIN}/mutex"]
-    env = {"DSMSUP_CACHE_DIR": str(full) if cache == "full" else cache}
-    if cache == "full":
+    env = {"DSMSUP_CACHE_DIR": str(mounted) if options else cache}
+    if options:
         as_root()
-        mounted = f"mount -t tmpfs -o size=4k,nr_inodes=9 none {full} && exec \"$@\""
-        command = ["unshare", "-m", "sh", "-c", mounted, "sh", *command]
+        mount = f"mount -t tmpfs -o {options} none {mounted} && exec \"$@\""
+        command = ["unshare", "-m", "sh", "-c", mount, "sh", *command]
     run = place.run(command, env=env)
     assert (run.status, run.stdout) == (0, b"mutex: 1200\n")
     assert b"for this run only" in run.stderr
+
+
+def test_cache_named_from_the_working_folder(hosts: int, place: Place) -> None:
+    """It is the folder that dsmsup was started in, wherever the program goes."""
+    script = f"cd / && exec {harness.BIN}/mutex"
+    env = {"DSMSUP_CACHE_DIR": "cache"}
+    run = place.dsmsup("exec", "-n", str(hosts), "sh", "-c", script, env=env, cwd=place.scratch)
+    assert (run.status, run.stdout, run.stderr) == (0, b"mutex: 1200\n", b"")
+    assert (place.scratch / "cache").is_dir()
 
 
 def test_no_folder_for_rewritten_files(place: Place) -> None:

@@ -169,6 +169,8 @@ def test_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSMSUP_CACHE_DIR", "/d")
     assert cache_directory() == "/d"
     assert cache_directory("/given") == "/given"
+    monkeypatch.chdir("/usr")
+    assert cache_directory("given") == "/usr/given"
 
 
 def test_prune(program: Path, tmp_path: Path) -> None:
