@@ -176,7 +176,9 @@ class Lender(Supervisor):
         result = self.agent.run([(inject.SYS_CLONE, inject.THREAD_FLAGS | 0x400, 0)])[0]
         if result < 0:
             why = NO_MORE if result == -errno.EAGAIN else os.strerror(-result)
-            raise DsmsupError(f"cannot make a thread: {why}")
+            self.verbose(f"host {self.host}: a thread goes back home: {why}")
+            self.send(HOME, Departed(message.tid, message.registers, message.xstate, Times()))
+            return
         self.agent.take_born()
         self.stops.next_of(result)
         ptrace.set_signal_mask(result, 0)

@@ -64,6 +64,24 @@ def test_other_hosts_need_no_program(place: Place) -> None:
     assert other.wait().status == 0
 
 
+@pytest.mark.root
+def test_threads_that_a_host_may_not_make_go_on_at_home(place: Place) -> None:
+    """Its user may have one task of the program's there, beside three of dsmsup's own."""
+    harness.need("setpriv")
+    rights = "-all,+dac_override,+dac_read_search"  # to read the checkout and the key
+    user = ["setpriv", "--reuid", "54321", "--clear-groups",
+            "--inh-caps", rights, "--ambient-caps", rights]  # fmt: skip
+    cluster = clusters.on_loopback(place)._replace(prefixes=((), ("prlimit", "--nproc=4", *user)))
+    home = place.start(cluster.command(0, harness.BIN / "endless", "6", "1"))
+    other = place.start(cluster.command(1, "-v", harness.BIN / "endless", "6", "1"))
+    run = home.wait()
+    assert (run.status, run.stderr) == (0, b"")
+    assert run.stdout == b"ready\nendless: counted some\n"
+    back = [line for line in other.wait().own_lines() if "a thread goes back home" in line]
+    assert back
+    assert all("ulimit -u" in line for line in back)
+
+
 def test_a_program_that_is_not_there_ends_every_host(place: Place) -> None:
     """The others need not wait for a home that has ended."""
     home, other = clusters.on_loopback(place).start("./not_here")
