@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from rewriter.entry import let_interrupts_kill
-from supervisor import __version__
+from supervisor import __version__, given_signals
 from supervisor.errors import EXIT_FAILURE, DsmsupError
 from supervisor.standard_streams import say, settle
 
@@ -179,6 +179,7 @@ def _fail(line: str, status: int) -> NoReturn:
 def main() -> Any:
     """Entry point: every failure is one line on stderr and a documented status."""
     let_interrupts_kill()
+    given_signals.take_over()
     settle()
     try:
         sys.exit(cli.main(prog_name="dsmsup", standalone_mode=False) or 0)

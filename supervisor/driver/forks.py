@@ -308,7 +308,7 @@ class Forks:
             home.bystanders.executed(thread.task)
             thread.cont()
             return
-        home.restart()
+        home.restart(thread)
 
 
 def _write(memory: int, address: int, data: bytes) -> None:

@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from supervisor import given_signals
 from supervisor.arch import X86_64, Arch
 from supervisor.areas import Kind
 from supervisor.cluster.processors import AS_IT_IS, Shown
@@ -130,6 +131,8 @@ class Home(Supervisor):
         )
         self.pid = 0
         self.pidfd = -1
+        self._forced_blocked = 0
+        """The forced signals that the next image's first thread has blocked, as a mask."""
         self.host_statistics: dict[int, dict[str, int]] = {}
         self.events.on_user_signal = self.endings.on_user_signal
         self.on_child_exit: Callable[[int], HostId | None] = lambda pid: None
@@ -147,9 +150,11 @@ class Home(Supervisor):
             os.environb,
             seccomp.build({arch: table.native_at_home for arch, table in TABLES.items()}),
             cpus=cpus,
+            own_signals=signals.FORCED,
         )
         self.pidfd = os.pidfd_open(self.pid)
-        self.actions.inherit(self.pid)
+        self.actions.inherit(given_signals.ignored())
+        self._forced_blocked = signals.mask_of(signals.FORCED & given_signals.blocked())
         self.counters["threads_started"] += 1
         self._take_over()
 
@@ -191,6 +196,7 @@ class Home(Supervisor):
         self._check_code()
         self.start_pager(self.pidfd, Caller(self.pid, control.GADGET).call)
         main = self.add_thread(self.pid, self.pid, self.scratch.arch)
+        main.virtual_mask = self._forced_blocked
         self.by_tid[self.pid] = main
         self.processor_timers.limited()
         self.resume(main)
@@ -201,8 +207,10 @@ class Home(Supervisor):
             self.scratch = Scratch(arch)
         return self.scratch.descriptor
 
-    def restart(self) -> None:
+    def restart(self, leader: Thread) -> None:
         """The program has executed another: its threads are gone, on all hosts; begin anew."""
+        former = ptrace.get_event_message(self.pid)  # the thread that is the leader now
+        self._forced_blocked = self.threads.get(former, leader).virtual_mask
         for thread in list(self.threads.values()):
             if not thread.borrowed:
                 self.remove_thread(thread)

@@ -12,12 +12,15 @@ _OF_FILTERS: Final = ("NoNewPrivs", "Seccomp", "Seccomp_filters")
 """What a process has of its parent's, but for ours: as the supervisor's own."""
 
 
-def status(text: str, seen: Machine, mask: int, *, blocked: int = 0, ours: int = 0) -> str:
+def status(
+    text: str, seen: Machine, mask: int, *, blocked: int = 0, ignored: int = 0, ours: int = 0
+) -> str:
     """Status (proc(5)), of a task that may use the virtual processors of a mask.
 
-    `blocked` are signals that it only seems not to block; `ours` counts the process's
-    threads that are not its own.
+    `blocked` and `ignored` are signals that it only seems not to block, not to ignore;
+    `ours` counts the process's threads that are not its own.
     """
+    more = {"SigBlk": blocked, "SigIgn": ignored}
     own = _fields(_read("/proc/self/status"))
     instead: dict[str, str] = {
         **{name: own[name] for name in _OF_FILTERS if name in own},
@@ -32,8 +35,8 @@ def status(text: str, seen: Machine, mask: int, *, blocked: int = 0, ours: int =
             value = "R (running)"
         elif name == "Threads":
             value = str(int(value) - ours)
-        elif name == "SigBlk":
-            value = f"{int(value, 16) | blocked:016x}"
+        elif name in more:
+            value = f"{int(value, 16) | more[name]:016x}"
         elif name.startswith("Mems_allowed"):
             value = seen.nodes_allowed(name, value)
         lines.append(f"{name}:\t{instead.get(name, value)}\n")

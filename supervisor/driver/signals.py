@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import signal
 import struct
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from supervisor.arch import Arch
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
 
+def mask_of(numbers: Iterable[int]) -> int:
+    """As in a sigset_t: bit 0 is signal 1."""
+    return sum(1 << (number - 1) for number in numbers)
+
+
 FORCED: Final = frozenset((signal.SIGSEGV, signal.SIGILL, signal.SIGTRAP, signal.SIGBUS))
 FAULTS: Final = FORCED | {signal.SIGFPE}
-FORCED_MASK: Final = sum(1 << (number - 1) for number in FORCED)
+FORCED_MASK: Final = mask_of(FORCED)
 FORCED_WORD: Final = 4
 """Bytes of a mask, its first ones, with all of these in them."""
 
@@ -83,15 +89,10 @@ class Actions:
             if ACTION.unpack(action)[0] == SIG_IGN
         }
 
-    def inherit(self, pid: int) -> None:
+    def inherit(self, ignored: Iterable[int]) -> None:
         """Signals that were ignored when the program was started (nohup) still are."""
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith("SigIgn:"):
-                    ignored = int(line.split()[1], 16)
-                    for number in range(1, 65):
-                        if ignored >> (number - 1) & 1:
-                            self._actions[number] = ACTION.pack(SIG_IGN, 0, 0, 0)
+        for number in ignored:
+            self._actions[number] = ACTION.pack(SIG_IGN, 0, 0, 0)
 
     def get(self, number: int) -> bytes:
         return self._actions.get(number, bytes(ACTION.size))

@@ -20,6 +20,7 @@ from supervisor.coherence.messages import Access
 from supervisor.driver import machine, process_files
 from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.operations import Steps
+from supervisor.driver.signals import FORCED, mask_of
 from supervisor.syscalls.call import Acquire, Call, Segment
 from supervisor.syscalls.spec import Row
 from supervisor.tracee.image import amend_auxiliary
@@ -127,7 +128,10 @@ class Surroundings:
         seen = self.home.machine
         mask = seen.all if thread.affinity is None else thread.affinity
         text = _read(f"/proc/{self.home.pid}/task/{tid}/status")
-        return process_files.status(text, seen, mask, blocked=thread.virtual_mask, ours=1)
+        ignored = mask_of(number for number in FORCED if thread.actions.ignored(number))
+        return process_files.status(
+            text, seen, mask, blocked=thread.virtual_mask, ignored=ignored, ours=1
+        )
 
     def _limits(self, tid: int) -> str:
         return self.home.limits.shown(_read(f"/proc/{self.home.pid}/task/{tid}/limits"))

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
-from supervisor import tasks
+from supervisor import given_signals, tasks
 from supervisor.errors import CannotExecute, DsmsupError, GuestDied, NotFound
 from supervisor.limits import restore_limits
 from supervisor.tracee import priority, ptrace, seccomp
@@ -31,10 +31,12 @@ def spawn(
     *,
     cpus: Iterable[int] | None = None,
     new_session: bool = False,
+    own_signals: Iterable[int] = (),
 ) -> int:
     """Start a program under ptrace; it is left at the exit of its execve. Returns its pid.
 
-    `path` may be a descriptor (fexecve); without a filter no system call stops.
+    `path` may be a descriptor (fexecve); without a filter no system call stops. Of signals
+    that dsmsup was started with ignored or blocked it has `own_signals` as by default.
     Raises CannotExecute, NotFound.
     """
     go_read, go_write = os.pipe()
@@ -44,7 +46,7 @@ def spawn(
         os.close(go_write)
         _child(
             path, arguments, environment, filter_program, go_read, error_write,
-            None if cpus is None else set(cpus), new_session,
+            None if cpus is None else set(cpus), new_session, own_signals,
         )  # fmt: skip
     os.close(go_read)
     os.close(error_write)
@@ -126,12 +128,11 @@ def _child(
     error_write: int,
     cpus: set[int] | None,
     new_session: bool,
+    own_signals: Iterable[int],
 ) -> NoReturn:
     try:
         if new_session:
             os.setsid()
-        for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(ignored_by_python, signal.SIG_DFL)
         if cpus is not None:
             os.sched_setaffinity(0, cpus)
         # Addresses must be the same in every host, and low ones free.
@@ -139,9 +140,9 @@ def _child(
         ptrace.raw_syscall(135, personality | _PERSONALITY_ADDR_NO_RANDOMIZE)
         if os.read(go_read, 1) != b"g":
             os._exit(127)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         restore_limits()
         priority.restore()
+        given_signals.restore(but=own_signals)
         if filter_program is not None:
             seccomp.install(filter_program)
         os.execve(path, arguments, environment)

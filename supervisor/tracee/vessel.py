@@ -10,6 +10,7 @@ their own addresses, inaccessible until fetched.
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from collections.abc import Iterable
 
@@ -57,7 +58,7 @@ def launch_vessel(
         os.write(image, vessel_image())
         pid = spawn(
             image, [b"dsmsup-vessel"], {}, filter_program,
-            cpus=cpus, new_session=True,
+            cpus=cpus, new_session=True, own_signals=signal.valid_signals(),
         )  # fmt: skip
     finally:
         os.close(image)
