@@ -9,6 +9,8 @@ that it does not name are taken (by hwloc, say) for forbidden ones.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 from typing import Final
@@ -35,6 +37,13 @@ _SOCKET: Final = frozenset(("core_siblings", "package_cpus", "die_cpus"))
 PROCESS: Final = re.compile(r"/proc/(self|thread-self|\d+)(?:/task/(\d+))?/(\w+)")
 """Files of a process: which, which thread's, the name."""
 AT_FDCWD: Final = 0xFFFF_FF9C
+
+_MEMFD_NAME_MAX: Final = 249
+_DELETED: Final = " (deleted)"
+_ADD_SEALS: Final = 1033
+_GET_SEALS: Final = 1034
+_SEALS: Final = 0x1F
+"""All of fcntl(2), of which one is of no use beside another: nobody else sets them."""
 PATHS: Final = {
     **dict.fromkeys(
         ("open", "stat", "lstat", "stat64", "lstat64", "access", "readlink", "chdir", "getxattr",
@@ -286,10 +295,30 @@ def may_be_shown(directory: int, path: bytes) -> bool:
 
 
 def in_memory(path: str, contents: bytes) -> int:
-    """A descriptor of a memory file in place of a file."""
-    descriptor = os.memfd_create(os.path.basename(path), os.MFD_CLOEXEC)
+    """A descriptor of a memory file in place of a file, which `why_unmappable` knows again."""
+    name = os.fsdecode(os.fsencode(path)[:_MEMFD_NAME_MAX])
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.pwrite(descriptor, contents, 0)
+    os.fchmod(descriptor, 0o444)
+    fcntl.fcntl(descriptor, _ADD_SEALS, _SEALS)
     return descriptor
+
+
+def why_unmappable(descriptor: int) -> int:
+    """The errno of an mmap(2) of the file that a memory file stands for; 0 for all others.
+
+    Most files of /proc and /sys cannot be mapped, and tell so in two ways (proc_reg_mmap).
+    """
+    try:
+        if fcntl.fcntl(descriptor, _GET_SEALS) & _SEALS != _SEALS:
+            return 0
+    except OSError:
+        return 0  # no memory file
+    name = os.readlink(f"/proc/self/fd/{descriptor}").removeprefix("/memfd:")
+    if not name.startswith(("/proc/", "/sys/")):
+        return 0
+    of_machine = name.startswith("/proc/") and not PROCESS.fullmatch(name.removesuffix(_DELETED))
+    return errno.EIO if of_machine else errno.ENODEV
 
 
 def in_folder(process: int, directory: int, path: bytes) -> str:

@@ -101,6 +101,7 @@ MEMORY = [
     Program("brk_growth"),
     Program("memory_limits", threads=1),
     Program("own_memory", threads=1),
+    Program("made_files", threads=1),
     Program("holes", threads=3),
     Program("sparse_file", threads=0),
     Program("stream", threads=1),

@@ -14,6 +14,7 @@ import msgspec
 
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
+from supervisor.driver import machine
 from supervisor.driver.joint import ANONYMOUS
 from supervisor.driver.operations import Native, Steps
 from supervisor.syscalls.call import Acquire
@@ -60,6 +61,9 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
             file = ptrace.borrow_descriptor(home.pidfd, descriptor & 0xFFFF_FFFF)
         except OSError as error:
             return -(error.errno or errno.EBADF)
+        if unmappable := machine.why_unmappable(file):
+            os.close(file)
+            return -unmappable
         status = os.fstat(file)
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == DEV_ZERO:
             os.close(file)
