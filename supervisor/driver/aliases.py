@@ -55,6 +55,16 @@ class FileMappings:
         return aliases
 
 
+    def move(self, old: int, target: int, length: int) -> None:
+        """What was mapped from `old` on is at the target now (or too)."""
+        for known in self._mappings.values():
+            known += [
+                m._replace(start=target, end=target + length, offset=m.offset + old - m.start)
+                for m in known
+                if m.start <= old < m.end
+            ]
+
+
 def _is_there(space: AddressSpace, mapping: _Mapping) -> bool:
     """Whether some of it may still be mapped."""
     return any(

@@ -139,7 +139,7 @@ class CodeMap:
             self._clean.add((status.st_dev, status.st_ino))
             return None
         self._by_identity[status.st_dev, status.st_ino] = result
-        self.sources[result.path] = path
+        self.sources[result.path] = os.path.realpath(path)  # as the kernel shows it
         return result
 
     def rewrite_library(self, path: str) -> Rewritten | None:

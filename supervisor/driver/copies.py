@@ -43,8 +43,8 @@ class Copies:
     def file_at(self, address: int) -> FileBacking | None:
         return self._files.at(address)
 
-    def move(self, start: int, end: int, target: int) -> None:
-        """What is copied in [start, end) is now at the target."""
+    def copy(self, start: int, end: int, target: int) -> None:
+        """What is copied in [start, end) is at the target too."""
         for at, length, file in self._files.pieces(start, end - start):
             if file is not None:
                 to = at - start + target
@@ -61,7 +61,12 @@ class Copies:
     def end_of_file(self, start: int, end: int) -> int:
         """Where in a range the pages begin that lie wholly beyond the end of the file."""
         file = self._files.at(start)
-        return end if file is None else min(max(start, file.end()), end)
+        return end if file is None else self.end_of(file, start, end)
+
+    @staticmethod
+    def end_of(file: FileBacking, start: int, end: int) -> int:
+        """The same of a range of which this is the file."""
+        return min(max(start, file.end()), end)
 
     def fill(self, start: int, end: int) -> Steps:
         """Copy the files' bytes; what they have none for is left as it is."""
@@ -69,12 +74,6 @@ class Copies:
             if file is not None:
                 for low, high in file.extents(at, at + length):
                     yield from self._copy(file, low, high)
-
-    def extend(self, start: int, end: int, file: FileBacking | None) -> Steps:
-        """A mapping has grown by [start, end), of this file, if it is of one."""
-        if file is not None:
-            self.add(start, end, file)
-            yield from self.fill(start, end)
 
     def discard(self, area: Area) -> Steps:
         """The program's stores are gone: what was copied is as in its file, the rest zero.

@@ -191,6 +191,8 @@ class Home(Supervisor):
         self.native_clock = taken.native_clock
         self.tell_clock()
         self.layout.break_start = self.layout.break_end = taken.break_start
+        for start, end, file in taken.copied:
+            self.layout.copies.add(start, end, file)
         for loaded_path, bias in taken.loaded.items():
             self.code.loaded(loaded_path, bias)
         self._check_code()

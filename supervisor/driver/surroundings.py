@@ -173,16 +173,17 @@ class Surroundings:
             if area.kind is Kind.RESERVED:
                 continue
             name = home.code.sources.get(area.name, area.name)
-            private = home.layout.copies.file_at(area.start) is not None
-            shared = not private and (area.kind in (Kind.FILE, Kind.JOINT) or name == ANONYMOUS)
+            file = home.layout.copies.file_at(area.start)
+            shared = file is None and (area.kind in (Kind.FILE, Kind.JOINT) or name == ANONYMOUS)
             rights = "".join(
                 letter if area.protection & right else "-"
                 for letter, right in (("r", READ), ("w", WRITE), ("x", EXEC))
             )
             mapping = native.get(area.start) if area.kind is not Kind.GUEST else None
+            offset = _offset(mapping) if file is None else file.offset_of(area.start)
             line = (
                 f"{area.start:08x}-{area.end:08x} {rights}{'s' if shared else 'p'} "
-                f"{_offset(mapping):08x} {_identity(name)}"
+                f"{offset:08x} {_identity(name)}"
             )
             lines.append((area, f"{line:<{_PATH_COLUMN}}{name}".rstrip() if name else f"{line} "))
         return lines

@@ -31,7 +31,6 @@ from supervisor.tracee.maps import read_maps
 
 NATIVE_NAMES: Final = frozenset(("[vdso]", "[vvar]", "[vvar_vclock]"))
 
-_SYS_MREMAP: Final = 25
 _MREMAP_MAYMOVE: Final = 1
 _MREMAP_FIXED: Final = 2
 _SHT_DYNSYM: Final = 11
@@ -291,7 +290,7 @@ def park_native(pid: int, agent: Agent) -> int:
         results = agent.run(
             [
                 (
-                    _SYS_MREMAP, each.start, each.end - each.start, each.end - each.start,
+                    inject.SYS_MREMAP, each.start, each.end - each.start, each.end - each.start,
                     _MREMAP_MAYMOVE | _MREMAP_FIXED, each.start + move,
                 )
                 for each in mappings

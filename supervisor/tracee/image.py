@@ -26,8 +26,8 @@ from supervisor.tracee.bootstrap import Fresh, make_agent_thread, map_control_bl
 from supervisor.tracee.clock import park_native
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
-from supervisor.tracee.maps import read_maps
-from supervisor.tracee.memory import GuestMemory, ProcessBacking
+from supervisor.tracee.maps import Mapping, read_maps
+from supervisor.tracee.memory import FileBacking, GuestMemory, ProcessBacking
 from supervisor.units import PAGE_SIZE, round_up
 
 _AT_NULL = 0
@@ -78,6 +78,8 @@ class HomeImage(NamedTuple):
     """/proc/PID/mem of the program, for what is not on guest memory."""
     loaded: dict[str, int]
     """Load bias of each file that the kernel mapped (the program, its linker)."""
+    copied: list[tuple[int, int, FileBacking]]
+    """Of the writable mappings: start, end, and the file whose bytes they began with."""
     native_clock: int
     """See clock.park_native."""
 
@@ -113,6 +115,7 @@ def take_over(
     native = ProcessBacking(process_memory)
     calls: list[tuple[int, ...]] = []
     loaded: dict[str, int] = {}
+    copied: list[tuple[int, int, FileBacking]] = []
     for mapping in read_maps(pid):
         start, end = mapping.start, mapping.end
         if control.is_ours(start) or start >= 1 << 47:
@@ -131,6 +134,9 @@ def take_over(
             memory.write_bytes(start, os.pread(process_memory, end - start, start))
             calls.append(agent.map_guest(start, end - start, mapping.protection))
             space.add(Area(start, end, mapping.protection, Kind.GUEST, mapping.path))
+            file = _file_of(mapping)
+            if file is not None:
+                copied.append((start, end, file))
         else:
             space.add(Area(start, end, mapping.protection, Kind.NATIVE, mapping.path))
             memory.set_backing(start, end, native)
@@ -143,7 +149,18 @@ def take_over(
         loaded[path] = bias
         if replacement is not None:
             _lay_over(agent, space, memory, native, path, bias, replacement)
-    return HomeImage(agent, space, break_start, native, loaded, native_clock)
+    return HomeImage(agent, space, break_start, native, loaded, copied, native_clock)
+
+
+def _file_of(mapping: Mapping) -> FileBacking | None:
+    """The file that is mapped, where it is one and may be read."""
+    if not mapping.path.startswith("/"):
+        return None
+    try:
+        file = os.open(mapping.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    return FileBacking(file, mapping.start - mapping.offset)
 
 
 def _check_room(pid: int, arch: Arch) -> None:

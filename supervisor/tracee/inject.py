@@ -28,6 +28,7 @@ from supervisor.tracee.stops import Stop, StopKind, wait_among
 
 SYS_MMAP: Final = 9
 SYS_MPROTECT: Final = 10
+SYS_MREMAP: Final = 25
 SYS_MUNMAP: Final = 11
 SYS_BRK: Final = 12
 SYS_MADVISE: Final = 28
@@ -125,6 +126,11 @@ class Agent:
         """Open one of the supervisor's descriptors in the agent's table; its number there."""
         path = self.control.write_data(f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0")
         return self.check([(SYS_OPENAT, AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC, 0)])[0]
+
+    def open_to_read(self, descriptor: int) -> int:
+        """The same, to read it; a negative errno where that may not be."""
+        path = self.control.write_data(f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0")
+        return self.run([(SYS_OPENAT, AT_FDCWD, path, os.O_RDONLY | os.O_CLOEXEC, 0)])[0]
 
     def code(self, address: int, length: int) -> bytes:
         """Bytes of the guest process itself, for code that is not in guest memory."""

@@ -52,31 +52,42 @@ class FileBacking:
     """
 
     def __init__(self, descriptor: int, delta: int) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._delta = delta
 
     def moved(self, distance: int) -> FileBacking:
         """The same file's backing for a mapping this many bytes further up."""
-        return FileBacking(os.dup(self._descriptor), self._delta + distance)
+        return FileBacking(os.dup(self.descriptor), self._delta + distance)
+
+    def offset_of(self, address: int) -> int:
+        """In the file."""
+        return address - self._delta
+
+    def continues(self, other: FileBacking) -> bool:
+        """Is it the same file, as far from its addresses?"""
+        return self is other or (
+            self._delta == other._delta
+            and os.path.sameopenfile(self.descriptor, other.descriptor)
+        )
 
     def __del__(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def read(self, address: int, length: int) -> bytes:
-        data = os.pread(self._descriptor, length, address - self._delta)
+        data = os.pread(self.descriptor, length, address - self._delta)
         return data + bytes(length - len(data))
 
     def write(self, address: int, data: bytes) -> None:
         offset = address - self._delta
         # Bytes beyond the end of the file are not the file's: a store there
         # through the mapping would not lengthen it either.
-        size = os.fstat(self._descriptor).st_size
+        size = os.fstat(self.descriptor).st_size
         if offset < size:
-            os.pwrite(self._descriptor, data[: size - offset], offset)
+            os.pwrite(self.descriptor, data[: size - offset], offset)
 
     def end(self) -> int:
         """Where the pages begin that lie wholly beyond the end of the file: all, of a device."""
-        status = os.fstat(self._descriptor)
+        status = os.fstat(self.descriptor)
         return self._delta + (round_up(status.st_size) if stat.S_ISREG(status.st_mode) else 0)
 
     def extents(self, start: int, end: int) -> list[tuple[int, int]]:
@@ -86,7 +97,7 @@ class FileBacking:
             return []
         try:
             # The descriptor's offset is the program's, which this would move: another one.
-            own = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+            own = os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # its rights may have been changed since it was opened
             return [(start, end)]
         try:

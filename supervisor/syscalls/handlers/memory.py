@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Changes of the address space: mmap, munmap, mprotect, mremap, brk and kin.
+"""Changes of the address space: munmap, mprotect, brk; and the table of them and their kin.
 
 One owner, home: calls of all threads of all hosts are taken one at a time, home
 chooses the addresses, and every host that has the area list hears of the
@@ -13,28 +13,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from supervisor.areas import EXEC, READ, WRITE, Area, Kind
-from supervisor.coherence.messages import Access
 from supervisor.driver.copies import COPY_PIECE
-from supervisor.driver.joint import ANONYMOUS
-from supervisor.driver.memory_limits import is_data, is_private
+from supervisor.driver.memory_limits import is_private
 from supervisor.driver.operations import Pause, Steps
-from supervisor.syscalls.call import Acquire
-from supervisor.syscalls.handlers import advice, mapping
+from supervisor.syscalls.handlers import advice, mapping, remap
 from supervisor.syscalls.handlers.mapping import PROT_MASK
 from supervisor.tracee import inject
-from supervisor.tracee.memory import FileBacking
 from supervisor.units import PAGE_MASK, round_up
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
-
-SYS_MREMAP: Final = 25
-
-MREMAP_MAYMOVE: Final = 1
-MREMAP_FIXED: Final = 2
-MREMAP_DONTUNMAP: Final = 4
 
 Handler = Callable[["Home", "Thread", list[int], "SpecialCall | None"], Steps]
 
@@ -142,112 +132,6 @@ def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) 
     yield
 
 
-def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
-    old, old_length, new_length, flags, target, _ = args
-    old_length, new_length = round_up(old_length), round_up(new_length)
-    copies = home.layout.copies
-    if old & PAGE_MASK or not new_length or flags & ~7:
-        return -errno.EINVAL
-    if flags & MREMAP_FIXED and (not flags & MREMAP_MAYMOVE or target & PAGE_MASK):
-        return -errno.EINVAL
-    area = home.space.find(old)
-    if area is None or area.kind is Kind.RESERVED:
-        return -errno.EFAULT
-    if area.end < old + old_length:
-        return -errno.EFAULT
-    if not old_length and area.name == ANONYMOUS and area.kind is Kind.GUEST:
-        yield from home.joint.share([area])
-        area = home.space.find(old)
-        if area is None:
-            return -errno.EFAULT
-    if flags & MREMAP_DONTUNMAP or area.kind is Kind.NATIVE:
-        return -errno.EINVAL
-    more = max(new_length - old_length, 0)
-    gone = (target, target + new_length) if flags & MREMAP_FIXED else (0, 0)
-    if more and not home.limits_of(thread).fits(home, more, more * is_data(home, area), gone):
-        return -errno.ENOMEM
-    if area.kind is Kind.JOINT:
-        return _mremap_joint(home, area, args)
-    if not old_length:
-        return -errno.EINVAL
-    if not flags & MREMAP_FIXED:
-        if new_length <= old_length:
-            if new_length < old_length:
-                home.layout.unmap(old + new_length, old + old_length)
-            return old
-        grown = (old + old_length, old + new_length)
-        if area.kind is Kind.GUEST and area.end == grown[0] \
-                and not home.space.overlapping(*grown) and grown[1] <= home.space.top:
-            file = copies.file_at(grown[0] - 1)
-            home.layout.replace(Area(*grown, area.protection, Kind.GUEST, area.name))
-            yield from copies.extend(*grown, file)
-            return old
-        if not flags & MREMAP_MAYMOVE:
-            return -errno.ENOMEM
-        found = home.layout.free_range(new_length)
-        if found is None:
-            return -errno.ENOMEM
-        target = found
-    elif target < old + old_length and old < target + new_length:
-        return -errno.EINVAL
-    if area.kind is Kind.FILE:
-        return -errno.EINVAL
-    if flags & MREMAP_FIXED:
-        home.layout.unmap(target, target + new_length)
-    home.layout.replace(Area(target, target + new_length, area.protection, Kind.GUEST, area.name))
-    kept = min(old_length, new_length)
-    for at in range(0, kept, COPY_PIECE):
-        size = min(COPY_PIECE, kept - at)
-        yield Acquire(((old + at, size, Access.READ), (target + at, size, Access.WRITE)))
-        home.memory.copy(old + at, target + at, size)
-        yield Pause()
-    copies.move(old, old + kept, target)
-    home.layout.unmap(old, old + old_length)
-    if kept < new_length:
-        yield from copies.extend(
-            target + kept, target + new_length, copies.file_at(target + kept - 1)
-        )
-    return target
-
-
-def _mremap_joint(home: Home, area: Area, args: list[int]) -> int:
-    """The kernel's own mapping: it is moved or resized, its contents stay where they are."""
-    old, old_length, new_length, flags, target, _ = args
-    old_length, new_length = round_up(old_length), round_up(new_length)
-    if not flags & MREMAP_FIXED:
-        if 0 < new_length <= old_length:
-            if new_length < old_length:
-                home.layout.unmap(old + new_length, old + old_length)
-            return old
-        grown = (old + old_length, old + new_length)
-        if old_length and area.end == grown[0] and not home.space.overlapping(*grown):
-            target = old
-        elif not flags & MREMAP_MAYMOVE:
-            return -errno.ENOMEM
-        else:
-            found = home.space.free_range(new_length)
-            if found is None:
-                return -errno.ENOMEM
-            target = found
-    elif target < old + old_length and old < target + new_length:
-        return -errno.EINVAL
-    elif home.layout.is_reserved(target, target + new_length):
-        return -errno.EPERM
-    how = 0 if target == old else MREMAP_MAYMOVE | MREMAP_FIXED
-    result = home.agent.run([(SYS_MREMAP, old, old_length, new_length, how, target)])[0]
-    if result < 0:
-        return result
-    backing = home.memory.backing_at(old)
-    if isinstance(backing, FileBacking):
-        backing = backing.moved(target - old)
-    if old_length and target != old:
-        home.space.remove(old, old + old_length)
-        home.layout.forget(old, old + old_length)
-    home.layout.replace(Area(target, target + new_length, area.protection, Kind.JOINT, area.name))
-    home.memory.set_backing(target, target + new_length, backing)
-    return target
-
-
 def pkey_mprotect(
     home: Home, thread: Thread, args: list[int], call: SpecialCall | None
 ) -> Steps:
@@ -270,7 +154,7 @@ HANDLERS: Final = {
     "old_mmap": _in_turn(mapping.old_mmap),
     "munmap": _in_turn(munmap),
     "mprotect": _in_turn(mprotect),
-    "mremap": _in_turn(mremap),
+    "mremap": _in_turn(remap.mremap),
     "brk": _in_turn(brk),
     "madvise": _in_turn(advice.madvise),
     "mincore": advice.mincore,
