@@ -20,10 +20,13 @@ from rewriter.errors import RewriteError
 from rewriter.kinds import Kind
 from supervisor import tasks
 from supervisor.errors import DsmsupError
+from supervisor.standard_streams import say
 from supervisor.tracee import ptrace
 
 SYS_PRCTL: Final = 157
 PR_SET_PDEATHSIG: Final = 1
+LONG_S: Final = 5.0
+"""Who waits for so long, at a terminal, is told for what."""
 CACHE_UNUSABLE: Final = 100
 """How a process that prepares files exits when it finds that out."""
 
@@ -88,6 +91,7 @@ class RewrittenFiles:
             if os.getppid() != front:  # it died before the kernel knew
                 os._exit(1)
             for path in paths:
+                self._tell_later(path)
                 try:
                     rewritten(path, self._own or None, always_trap=always_trap)
                 except CacheError:
@@ -97,6 +101,17 @@ class RewrittenFiles:
                     continue
         finally:
             os._exit(status)
+
+    def _tell_later(self, path: str) -> None:
+        """Say so if this file takes long; what was to be said of the one before is not."""
+
+        def tell(_number: int, _frame: object) -> None:
+            if os.isatty(2):
+                size = os.stat(path).st_size >> 20
+                say(f"rewriting {path} ({size} MiB), which takes its time, once")
+
+        signal.signal(signal.SIGALRM, tell)
+        signal.setitimer(signal.ITIMER_REAL, LONG_S)
 
     def prepared(self, pid: int, status: int) -> bool:
         """A process that prepares files has exited; False where it is to be done again."""
