@@ -61,12 +61,7 @@ class Copies:
     def end_of_file(self, start: int, end: int) -> int:
         """Where in a range the pages begin that lie wholly beyond the end of the file."""
         file = self._files.at(start)
-        return end if file is None else self.end_of(file, start, end)
-
-    @staticmethod
-    def end_of(file: FileBacking, start: int, end: int) -> int:
-        """The same of a range of which this is the file."""
-        return min(max(start, file.end()), end)
+        return end if file is None else file.end_within(start, end)
 
     def fill(self, start: int, end: int) -> Steps:
         """Copy the files' bytes; what they have none for is left as it is."""

@@ -19,6 +19,7 @@ from supervisor.arch import X86_64, Arch
 from supervisor.areas import Kind
 from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
+from supervisor.coherence.messages import Access
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.away import Away
 from supervisor.driver.bystander_calls import BystanderCalls
@@ -242,6 +243,16 @@ class Home(Supervisor):
     def limits_of(self, thread: Thread) -> MemoryLimits:
         """Those of a thread's process."""
         return self.limits if thread.limits is None else thread.limits
+
+    def check(self, address: int, length: int, access: Access) -> bool:
+        """Also what a file does not reach to is no memory: SIGBUS, EFAULT."""
+        if length <= 0 or not super().check(address, length, access):
+            return length <= 0
+        area = self.space.find(address)
+        assert area is not None
+        if area.kind is Kind.GUEST and address + length <= area.end:
+            return True
+        return not self.layout.is_beyond_file(address, length)
 
     # System calls -----------------------------------------------------------------------
 

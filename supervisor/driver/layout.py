@@ -20,6 +20,7 @@ from supervisor.driver.messages import AreasChanged
 from supervisor.driver.turns import Turns
 from supervisor.tracee import control, inject
 from supervisor.tracee.maps import maps_max
+from supervisor.tracee.memory import FileBacking
 from supervisor.units import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageNumber
 
 if TYPE_CHECKING:
@@ -72,6 +73,23 @@ class Layout:
             if found is not None and self.is_reserved(found, found + length):
                 return None
         return found
+
+    def file_at(self, address: int) -> FileBacking | None:
+        """The file that is mapped there, as far as it is known."""
+        file = self.copies.file_at(address)
+        if file is not None:
+            return file
+        backing = self._home.memory.backing_at(address)
+        return backing if isinstance(backing, FileBacking) else None
+
+    def is_beyond_file(self, address: int, length: int) -> bool:
+        """Is a part of a range the kernel's own mapping of what a file has not?"""
+        for area in self._home.space.overlapping(address, address + length):
+            if area.kind is not Kind.GUEST:
+                file = self.file_at(max(address, area.start))
+                if file is not None and not file.reaches(min(address + length, area.end)):
+                    return True
+        return False
 
     # Changes ----------------------------------------------------------------------
 

@@ -85,14 +85,21 @@ class FileBacking:
         if offset < size:
             os.pwrite(self.descriptor, data[: size - offset], offset)
 
-    def end(self) -> int:
-        """Where the pages begin that lie wholly beyond the end of the file: all, of a device."""
+    def end_within(self, start: int, end: int) -> int:
+        """Where in a range the pages begin that lie wholly beyond the end of the file: all, of
+        a device."""
         status = os.fstat(self.descriptor)
-        return self._delta + (round_up(status.st_size) if stat.S_ISREG(status.st_mode) else 0)
+        size = round_up(status.st_size) if stat.S_ISREG(status.st_mode) else 0
+        return min(max(start, self._delta + size), end)
+
+    def reaches(self, end: int) -> bool:
+        """Does the file go on up to there? (A device does.)"""
+        status = os.fstat(self.descriptor)
+        return not stat.S_ISREG(status.st_mode) or end <= self._delta + round_up(status.st_size)
 
     def extents(self, start: int, end: int) -> list[tuple[int, int]]:
         """The parts of a range, in whole pages, for which the file has bytes: holes have none."""
-        end = min(end, self.end())
+        end = self.end_within(start, end)
         if start >= end:
             return []
         try:

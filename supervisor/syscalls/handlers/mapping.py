@@ -152,30 +152,30 @@ def _map_file(
     )
     if result < 0:
         return result
-    area = Area(start, end, protection & PROT_MASK, Kind.NATIVE, path)
+    kind = Kind.GUEST if copied else Kind.NATIVE
     if shared:
         kind = _kind_of_shared(home, file, path)
-        home.layout.replace(msgspec.structs.replace(area, kind=kind))
+    area = Area(start, end, protection & PROT_MASK, kind, path)
+    file_end = backing.end_within(start, end)
+    if start < file_end:
+        home.layout.replace(area.cut(start, file_end))
+    map_beyond_end(home, area.cut(file_end, end))
+    if shared:
         home.memory.set_backing(start, end, backing)
-    elif copied:
-        file_end = min(max(start, backing.end()), end)
-        if start < file_end:
-            home.layout.replace(msgspec.structs.replace(area, end=file_end, kind=Kind.GUEST))
-        map_beyond_end(home, msgspec.structs.replace(area, start=file_end))
-        home.layout.copies.add(start, end, backing)
-        yield from home.layout.copies.fill(start, file_end)
     else:
-        home.layout.replace(area)
-        home.memory.set_backing(start, end, home.native_backing)
         home.layout.copies.add(start, end, backing)
+        if copied:
+            yield from home.layout.copies.fill(start, file_end)
+        elif start < file_end:
+            home.memory.set_backing(start, file_end, home.native_backing)
     if protection & EXEC and not copied:
         home.code_mapped(file, start, offset, area.name)
     return start
 
 
 def map_beyond_end(home: Home, area: Area) -> None:
-    """Pages of a private writable mapping beyond the end of its file: they stay the kernel's,
-    which raises SIGBUS, at home, where threads go that touch them."""
+    """Pages of a mapping beyond the end of its file: they stay the kernel's, which raises
+    SIGBUS, at home, where threads go that touch them."""
     if area.start < area.end:
         home.layout.replace(msgspec.structs.replace(area, kind=Kind.JOINT))
         home.memory.set_backing(area.start, area.end, home.native_backing)

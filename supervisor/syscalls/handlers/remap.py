@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """mremap: mappings that grow, shrink and move (mm/mremap.c).
 
-What is one mapping to the program may be several areas here: of a private mapping of a file
-that the program may write, what lies beyond the end of the file is the kernel's. Guest
-memory is moved by copying it; the kernel's own mappings the kernel moves.
+What is one mapping to the program may be several areas here: of a mapping of a file, what
+lies beyond the end of the file is the kernel's, at home. Guest memory is moved by copying
+it; the kernel's own mappings the kernel moves.
 """
 
 from __future__ import annotations
@@ -126,12 +126,13 @@ def _parts(home: Home, start: int, end: int) -> list[Area]:
 
 
 def _continues(home: Home, left: Area, right: Area) -> bool:
-    """Are neighbours parts of one private mapping of a file?"""
-    before = home.layout.copies.file_at(left.end - 1)
-    after = home.layout.copies.file_at(right.start)
+    """Are neighbours parts of one mapping of a file?"""
+    before = home.layout.file_at(left.end - 1)
+    after = home.layout.file_at(right.start)
     return (
         before is not None and after is not None and after.continues(before)
         and left.protection == right.protection and left.name == right.name
+        and _is_shared(home, left) is _is_shared(home, right)
     )  # fmt: skip
 
 
@@ -152,7 +153,7 @@ def _extend(home: Home, last: Area, start: int, end: int) -> Steps:
     if file is None:
         home.layout.replace(area)
         return
-    file_end = copies.end_of(file, start, end)
+    file_end = file.end_within(start, end)
     if file_end < end and not _map_file(home, area.cut(file_end, end), file):
         file_end = end
     if start < file_end:
