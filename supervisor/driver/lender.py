@@ -366,7 +366,10 @@ class Lender(Supervisor):
             self.space.add(area)
         self.pager.apply(message.protected)
         self.decoder.forget()
-        joint = [a for a in (*message.mapped, *message.protected) if a.kind is Kind.JOINT]
+        joint = [
+            area for area in (*message.mapped, *message.protected)
+            if area.kind is Kind.JOINT and area.protection  # else nobody can touch it
+        ]  # fmt: skip
         if joint:
             self.has_joint = True
             for thread in list(self.threads.values()):

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import resource
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from supervisor import limits
 from supervisor.areas import WRITE, Area, Kind
@@ -21,7 +22,7 @@ from supervisor.driver.joint import ANONYMOUS
 from supervisor.limits import MEMORY, Limit
 from supervisor.tracee import control
 from supervisor.tracee.memory import data_extents
-from supervisor.units import PAGE_MASK
+from supervisor.units import PAGE_MASK, round_up
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
@@ -82,21 +83,13 @@ class MemoryLimits:
         mapped_max, data_max = (self._limits[which][0] for which in MEMORY)
         if mapped_max == data_max == self._kernels == INFINITE:
             return True
-        mapped_now = data_now = untouched = 0
-        for area in home.space:
-            if area.kind is Kind.RESERVED:
-                continue
-            mapped_now += area.end - area.start
-            if area.name == STACK:
-                untouched = _untouched(home, area)
-            elif is_data(home, area):
-                data_now += area.end - area.start
+        now = use_of(home)
         gone = sum(piece.end - piece.start for piece in home.space.pieces(*replaced))
         if self._kernels != INFINITE:
             own = control.SIZE + home.scratch.arch.scratch_size + OWN_MAX
-            mapped_max = min(mapped_max, self._kernels - own - untouched)
-        return mapped_now - untouched + length - gone <= mapped_max & ~PAGE_MASK and (
-            not data or data_now + data - gone <= data_max & ~PAGE_MASK
+            mapped_max = min(mapped_max, self._kernels - own - now.hidden)
+        return now.mapped + length - gone <= mapped_max & ~PAGE_MASK and (
+            not data or now.data + data - gone <= data_max & ~PAGE_MASK
         )
 
     def allows_break(self, home: Home, end: int) -> bool:
@@ -128,6 +121,45 @@ class MemoryLimits:
                     line = f"{name:<25} {soft:<20} {hard:<20} {'bytes':<10}"
             lines.append(f"{line}\n")
         return "".join(lines)
+
+
+class Use(NamedTuple):
+    """What the program has mapped, in bytes; `hidden` it has not, in its own eyes."""
+
+    mapped: int
+    data: int
+    stack: int
+    hidden: int
+
+
+def use_of(home: Home) -> Use:
+    """Of its stack what has been touched; of rewritten files what their originals have."""
+    mapped = data = stack = hidden = 0
+    for area in home.space:
+        size = area.end - area.start
+        if area.kind is Kind.RESERVED:
+            continue
+        if area.name == STACK:
+            untouched = _untouched(home, area)
+            stack = size - untouched
+            hidden += untouched
+            size = stack
+        elif not area.protection and area.name in home.code.sources:
+            hidden += size  # between a file's own segments and those added to it
+            continue
+        elif is_data(home, area):
+            data += size
+        mapped += size
+    return Use(mapped, data, stack, hidden)
+
+
+def length_of_original(home: Home, path: str, length: int) -> int:
+    """How much of a new mapping of this file counts: of a rewritten one what the original has."""
+    original = home.code.sources.get(path)
+    if original is not None:
+        with contextlib.suppress(OSError):
+            return min(length, round_up(os.stat(original).st_size))
+    return length
 
 
 def is_private(home: Home, area: Area) -> bool:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from supervisor.driver.machine import Machine, as_mask, as_ranges
@@ -13,12 +15,13 @@ _OF_FILTERS: Final = ("NoNewPrivs", "Seccomp", "Seccomp_filters")
 
 
 def status(
-    text: str, seen: Machine, mask: int, *, blocked: int = 0, ignored: int = 0, ours: int = 0
+    text: str, seen: Machine, mask: int, *, blocked: int = 0, ignored: int = 0, ours: int = 0,
+    use: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     """Status (proc(5)), of a task that may use the virtual processors of a mask.
 
     `blocked` and `ignored` are signals that it only seems not to block, not to ignore;
-    `ours` counts the process's threads that are not its own.
+    `ours` counts the process's threads that are not its own; `use` are fields in bytes.
     """
     more = {"SigBlk": blocked, "SigIgn": ignored}
     own = _fields(_read("/proc/self/status"))
@@ -26,6 +29,7 @@ def status(
         **{name: own[name] for name in _OF_FILTERS if name in own},
         "Cpus_allowed": as_mask(mask, seen.cpus),
         "Cpus_allowed_list": as_ranges(mask),
+        **{name: f"{size >> 10:>8} kB" for name, size in use.items()},
     }
     lines = []
     for name, value in _fields(text).items():
@@ -43,13 +47,15 @@ def status(
     return "".join(lines)
 
 
-def stat(text: str, *, ours: int = 0) -> str:
-    """Stat, whose times stay as they are."""
+def stat(text: str, *, ours: int = 0, mapped: int | None = None) -> str:
+    """Stat, whose times stay as they are; `mapped` is what the process has mapped, in bytes."""
     before, _, after = text.rpartition(")")
     fields = after.split()
     if fields[0] == "t":
         fields[0] = "R"
     fields[17] = str(int(fields[17]) - ours)  # num_threads
+    if mapped is not None:
+        fields[20] = str(mapped)  # vsize
     return f"{before}) {' '.join(fields)}\n"
 
 

@@ -19,6 +19,7 @@ from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver import machine, process_files
 from supervisor.driver.joint import ANONYMOUS
+from supervisor.driver.memory_limits import use_of
 from supervisor.driver.operations import Steps
 from supervisor.driver.signals import FORCED, mask_of
 from supervisor.syscalls.call import Acquire, Call, Segment
@@ -26,6 +27,7 @@ from supervisor.syscalls.spec import Row
 from supervisor.tracee.image import amend_auxiliary
 from supervisor.tracee.maps import Mapping, read_maps
 from supervisor.tracee.memory import data_extents
+from supervisor.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
@@ -47,11 +49,13 @@ class Surroundings:
         self.home = home
         self.memory_opened = False
         """Has the program opened a /proc/PID/mem, perhaps its own?"""
+        self._mapped_max = 0
         self._of_process: dict[str, Callable[[int], str]] = {
             "status": self._status,
             "maps": self._maps,
             "smaps": self._smaps,
             "limits": self._limits,
+            "statm": self._statm,
         }
 
     def redirect(self, thread: Thread, row: Row, call: Call) -> Steps:
@@ -130,8 +134,26 @@ class Surroundings:
         text = _read(f"/proc/{self.home.pid}/task/{tid}/status")
         ignored = mask_of(number for number in FORCED if thread.actions.ignored(number))
         return process_files.status(
-            text, seen, mask, blocked=thread.virtual_mask, ignored=ignored, ours=1
-        )
+            text, seen, mask, blocked=thread.virtual_mask, ignored=ignored, ours=1,
+            use=self._use(),
+        )  # fmt: skip
+
+    def _use(self) -> dict[str, int]:
+        """Of memory, in bytes, by the fields of `status`."""
+        use = use_of(self.home)
+        self._mapped_max = max(self._mapped_max, use.mapped)
+        return {
+            "VmPeak": self._mapped_max, "VmSize": use.mapped, "VmData": use.data,
+            "VmStk": use.stack,
+        }  # fmt: skip
+
+    def _statm(self, tid: int) -> str:
+        """In pages: size, resident, shared, text, none, data and stack, none."""
+        fields = _read(f"/proc/{self.home.pid}/task/{tid}/statm").split()
+        use = use_of(self.home)
+        fields[0] = str(use.mapped >> PAGE_SHIFT)
+        fields[5] = str((use.data + use.stack) >> PAGE_SHIFT)
+        return " ".join(fields) + "\n"
 
     def _limits(self, tid: int) -> str:
         return self.home.limits.shown(_read(f"/proc/{self.home.pid}/task/{tid}/limits"))
@@ -139,7 +161,8 @@ class Surroundings:
     def _stat(self, thread: Thread | None) -> Steps:
         """Of a thread, or of the process."""
         place = "" if thread is None else f"/task/{thread.tid}"
-        text = process_files.stat(_read(f"/proc/{self.home.pid}{place}/stat"), ours=1)
+        text = _read(f"/proc/{self.home.pid}{place}/stat")
+        text = process_files.stat(text, ours=1, mapped=use_of(self.home).mapped)
         before, _, after = text.rpartition(")")
         fields = after.split()
         ticks = (int(fields[11]), int(fields[12]))

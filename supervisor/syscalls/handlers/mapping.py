@@ -16,6 +16,7 @@ from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver import machine
 from supervisor.driver.joint import ANONYMOUS
+from supervisor.driver.memory_limits import length_of_original
 from supervisor.driver.operations import Native, Steps
 from supervisor.syscalls.call import Acquire
 from supervisor.tracee import ptrace
@@ -74,7 +75,12 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
     start = _place(home, thread, address, length, flags)
     private = flags & MAP_TYPE == MAP_PRIVATE
     data = length if private and protection & WRITE and not flags & MAP_GROWSDOWN else 0
-    if start >= 0 and not home.limits_of(thread).fits(home, length, data, (start, start + length)):
+    counted = length
+    if file >= 0:
+        counted = length_of_original(home, _path_of(home, descriptor), length)
+    if start >= 0 and not home.limits_of(thread).fits(
+        home, counted, data, (start, start + length)
+    ):
         start = -errno.ENOMEM
     if start < 0:
         if file >= 0:
