@@ -49,7 +49,8 @@ X86_64: Final = Arch(
     mmap_top=0x7FFF_F000_0000,
     mmap_bottom=0x0000_1000_0000,
     vdso=0x0011_0000,
-    scratch=0x0000_2000_0000_0000,
+    # Just below position-independent programs: no sanitizer has a shadow or a gap there.
+    scratch=0x0000_5500_0000_0000,
     scratch_size=1 << 36,
     scratch_slots=4096,
     buffer_max=64 << 20,
