@@ -21,6 +21,7 @@ from supervisor.arch.base import NO_CALL
 from supervisor.driver import machine, process_files
 from supervisor.driver.machine import PROCESS, Machine
 from supervisor.driver.placement import Placement
+from supervisor.syscalls.handlers import threads
 from supervisor.tracee import foreign, ptrace
 from supervisor.units import HOME
 
@@ -65,6 +66,7 @@ class BystanderCalls:
             "sched_setaffinity": self._set_affinity,
             "getcpu": self._get_processor,
             "rseq": self._no_restartable_sequences,
+            "clone": self._traced,
         }
 
     def born(self, parent: int, child: int) -> None:
@@ -197,6 +199,16 @@ class BystanderCalls:
     def _no_restartable_sequences(*_: object) -> int:
         """The kernel would tell the task, in its memory, of a processor of this host."""
         return -errno.ENOSYS
+
+    @staticmethod
+    def _traced(
+        _task: int, _arch: Arch, _name: str, arguments: list[int],
+        _registers: ptrace.Registers, _others: set[int],
+    ) -> _Amended | None:  # fmt: skip
+        """A task that the filter stops needs the tracer (LeakSanitizer makes one without)."""
+        own = list(arguments)
+        arguments[0] &= ~threads.CLONE_UNTRACED
+        return _Amended(own) if arguments[0] != own[0] else None
 
     def _entries(
         self, task: int, _arch: Arch, _name: str, arguments: list[int],

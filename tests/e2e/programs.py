@@ -81,6 +81,7 @@ THREADS = [
     Program("join_values", threads=0),
     Program("main_exits", threads=0),
     Program("child_threads", threads=0),
+    Program("untraced"),
     Program("exit_thread", status=7),
     Program("cancel", threads=3),
     Program("ids"),

@@ -31,13 +31,17 @@ if TYPE_CHECKING:
 
 SIGCHLD: Final = 17
 CLONE_VM: Final = 0x00000100
+CLONE_PTRACE: Final = 0x00002000
 CLONE_VFORK: Final = 0x00004000
 CLONE_THREAD: Final = 0x00010000
 CLONE_SETTLS: Final = 0x00080000
 CLONE_PARENT_SETTID: Final = 0x00100000
 CLONE_CHILD_CLEARTID: Final = 0x00200000
+CLONE_UNTRACED: Final = 0x00800000
 CLONE_CHILD_SETTID: Final = 0x01000000
 OURS: Final = CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
+TRACER: Final = CLONE_PTRACE | CLONE_UNTRACED
+"""Whether a new task has the tracer of its parent; a program that has none sees no difference."""
 
 FUTEX_TID_MASK: Final = 0x3FFFFFFF
 FUTEX_OWNER_DIED: Final = 0x40000000
@@ -48,6 +52,7 @@ ROBUST_LIST_MAX: Final = 2048
 def clone(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     arch = thread.arch
     flags, stack, parent_tid, child_tid, tls = arch.clone_arguments(args)
+    flags &= ~TRACER
     if not flags & CLONE_THREAD:
         canonical = [flags, stack, parent_tid, child_tid, tls, 0]
         return (yield from home.forks.fork(thread, canonical, call))
