@@ -254,6 +254,7 @@ class Calls:
             self._native_done(thread, registers.rax)
             return
         home = self._home
+        home.misdirected.restore(thread, number)
         if signals.keeps(home, thread, number) or home.processor_timers.discards(thread):
             thread.cont()
             return

@@ -51,6 +51,7 @@ from supervisor.driver.messages import (
     Trouble,
     UserSignal,
 )
+from supervisor.driver.misdirected import Misdirected
 from supervisor.driver.operations import (
     Background,
     Native,
@@ -123,6 +124,7 @@ class Home(Supervisor):
         self.processor_timers = ProcessorTimers(self)
         self.limits = MemoryLimits()
         self.kept_signals = KeptSignals(self)
+        self.misdirected = Misdirected(self)
         self.newborn: set[int] = set()
         """New tasks in their first stop, of which no parent has told yet."""
         self.bystanders = bystanders.Bystanders(
@@ -283,6 +285,8 @@ class Home(Supervisor):
             self.endings.program_ended(exit_status.of(stop))  # before it was taken over
             return
         if self.by_tid and stop.pid == self.agent.tid:
+            if stop.kind is StopKind.SIGNAL:
+                self.misdirected.arrived(self.agent.sent.popleft())
             return  # its end is the process's
         if self.bystanders.on_stop(stop):
             return
@@ -339,6 +343,7 @@ class Home(Supervisor):
             self.resume(thread)
 
     def on_own_signal(self, thread: Thread, number: int) -> None:
+        self.misdirected.restore(thread, number)
         signals.arrived(self, thread, number)
 
     def stay_home(self, why: str) -> None:
@@ -355,6 +360,7 @@ class Home(Supervisor):
             return
         self.remove_thread(thread)
         self.by_tid.pop(thread.tid, None)
+        self.misdirected.forget(thread)
         self.processor_timers.ended(thread.tid)
         if thread.away != HOME:
             self.send(thread.away, ThreadEnded(thread.tid))

@@ -37,11 +37,20 @@ class KeptSignals:
         """A thread has got one that it has blocked."""
         code = int.from_bytes(info[8:12], "little", signed=True)
         own = code == SI_TKILL or thread.borrowed
-        queue = thread.blocked_signals if own else self._of_process
+        if own:
+            self._keep(thread.blocked_signals, [thread], number, info)
+        else:
+            self.keep_for_all(number, info)
+
+    def keep_for_all(self, number: int, info: bytes) -> None:
+        """The process has got one, which all its threads have blocked."""
+        self._keep(self._of_process, list(self._home.by_tid.values()), number, info)
+
+    def _keep(self, queue: list[Kept], waiters: list[Thread], number: int, info: bytes) -> None:
         if any(kept == number for kept, _ in queue):
             return  # one of each is pending at most
         queue.append((number, info))
-        for waiter in [thread] if own else list(self._home.by_tid.values()):
+        for waiter in waiters:
             if self.waiting.get(waiter.task, 0) >> (number - 1) & 1:
                 with contextlib.suppress(ptrace.TraceeGone):
                     ptrace.interrupt(waiter.task)

@@ -82,6 +82,9 @@ class Agent:
         self.calls = 0
         self.others: deque[Stop] = deque()
         """What other tasks told meanwhile; for the event loop to handle."""
+        self.sent: deque[bytes] = deque()
+        """SIGTRAPs (siginfo) that were sent to the process and came to the agent, which alone
+        could take them then: they are the program's. Each is told as a stop in `others`."""
         self.born: list[int] = []
         """Threads that a list's clone calls made; taken by `take_born`."""
 
@@ -106,8 +109,13 @@ class Agent:
             signal_number = 0
             if stop.kind is StopKind.SIGNAL:
                 if stop.detail == signal.SIGTRAP:
-                    return self.control.results(len(calls))
-                # All signals are blocked in the agent: what still comes is forced.
+                    info = ptrace.get_siginfo_bytes(self.tid)
+                    if int.from_bytes(info[8:12], "little", signed=True) > 0:
+                        return self.control.results(len(calls))
+                    self.sent.append(info)
+                    self.others.append(stop)
+                    continue
+                # All other signals are blocked in the agent: what still comes is forced.
                 raise GuestDied(f"the guest's agent got {signal.Signals(stop.detail).name}")
             if stop.kind in (StopKind.EXITED, StopKind.KILLED):
                 raise GuestDied("the guest process is gone")

@@ -130,6 +130,7 @@ CALLS = [
 SIGNALS = [
     Program("signal_alarm", threads=2),
     Program("forced_waits", threads=1),
+    Program("sent_traps", threads=2),
     Program("signal_self", threads=0),
     Program("signal_thread", threads=3),
     Program("fault_address", threads=0),

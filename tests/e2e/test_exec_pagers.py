@@ -16,9 +16,9 @@ from supervisor.tracee import userfault
 pytestmark = pytest.mark.skipif(bool(userfault.unavailable()), reason=userfault.unavailable())
 
 TELLING = frozenset((
-    "barrier", "cancel", "condvar", "deep_stack", "file_io", "holes", "main_exits", "mmap_churn",
-    "mprotect", "mutex", "page_crossing", "robust_mutex", "segv_thread", "signal_thread",
-    "sparse_file", "stream",
+    "barrier", "cancel", "condvar", "deep_stack", "file_io", "forced_waits", "holes",
+    "main_exits", "mmap_churn", "mprotect", "mutex", "page_crossing", "robust_mutex",
+    "segv_thread", "sent_traps", "signal_thread", "sparse_file", "stream",
 ))  # fmt: skip
 """Of every kind of thing that a pager has to do with, one program."""
 
