@@ -25,7 +25,7 @@ KINDS: Final[tuple[Kind, ...]] = tuple(Kind)
 TRAP: Final = b"\x8e\xc8"
 """`mov %eax,%cs`: #UD in every mode and on every processor (Intel SDM, MOV)."""
 
-ARMED_ADDRESS: Final = 0x0010_2000
+ARMED_ADDRESS: Final = 0x000E_2000
 """Where the check finds its byte in every process: below every image that Linux
 loads by itself, above the default `vm.mmap_min_addr`, and within reach of an
 absolute 32-bit displacement."""

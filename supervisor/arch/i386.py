@@ -51,7 +51,7 @@ I386: Final = Arch(
     numbers=NUMBERS,
     names=NAMES,
     arguments=("rbx", "rcx", "rdx", "rsi", "rdi", "rbp"),
-    gadget=0x0010_0008,
+    gadget=0x000E_0008,
     call_length=2,
     clone_order=(0, 1, 2, 4, 3),
     map_call=_map_call,
@@ -77,5 +77,5 @@ I386: Final = Arch(
     # sigreturn begins after the handler's ret and a pop, rt_sigreturn after the ret.
     frame_mask_at=(88, 252),
     return_mask_at={"sigreturn": 80, "rt_sigreturn": 248},
-    restorers=(0x0010_0800, 0x0010_0810),
+    restorers=(0x000E_0800, 0x000E_0810),
 )

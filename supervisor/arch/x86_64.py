@@ -31,7 +31,7 @@ X86_64: Final = Arch(
     numbers=NUMBERS,
     names=NAMES,
     arguments=("rdi", "rsi", "rdx", "r10", "r8", "r9"),
-    gadget=0x0010_0000,
+    gadget=0x000E_0000,
     call_length=2,
     clone_order=(0, 1, 2, 3, 4),
     map_call=_map_call,
@@ -48,7 +48,7 @@ X86_64: Final = Arch(
     user_top=0x7FFF_FFFF_F000,
     mmap_top=0x7FFF_F000_0000,
     mmap_bottom=0x0000_1000_0000,
-    vdso=0x0011_0000,
+    vdso=0x000F_0000,
     # Just below position-independent programs: no sanitizer has a shadow or a gap there.
     scratch=0x0000_5500_0000_0000,
     scratch_size=1 << 36,

@@ -2,7 +2,7 @@
 """The control block: the few pages of every guest process that are ours.
 
 It lies at a fixed low address, so that any code reaches the armed byte with an
-absolute 32-bit displacement:
+absolute 32-bit displacement, and ends at 1 MiB, for Valgrind has its program from there on:
 
     CODE    read-execute: the system call gadgets, the agent's stub, and what handlers of
             i386 programs return to
@@ -33,7 +33,7 @@ from supervisor.arch import I386, X86_64
 from supervisor.timeline import Reading
 from supervisor.units import PAGE_SIZE, HostId
 
-BASE: Final = 0x0010_0000
+BASE: Final = 0x000E_0000
 CODE: Final = BASE
 DATA: Final = BASE + 0x1000
 ARMED: Final = BASE + 0x2000
@@ -99,7 +99,7 @@ CODE_BYTES: Final = bytes.fromhex(
     "0f05cc" + "90" * 5 +
     "cd80cc" + "90" * 5 +
     "cc"
-    "bb00301000"
+    "bb00300e00"
     "488b03"
     "4885c0"
     "78f2"

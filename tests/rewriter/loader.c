@@ -46,7 +46,7 @@ int main(int argc, char **argv)
 	if (argc > 1)
 		return execute(argv[1]);
 	char path[4096];
-	if (mmap((void *)0x102000, 4096, PROT_READ | PROT_WRITE,
+	if (mmap((void *)0xe2000, 4096, PROT_READ | PROT_WRITE,
 		 MAP_FIXED_NOREPLACE | MAP_ANONYMOUS | MAP_PRIVATE, -1, 0) == MAP_FAILED)
 		return 1;
 	while (fgets(path, sizeof path, stdin)) {

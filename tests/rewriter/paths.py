@@ -31,24 +31,24 @@ from rewriter.cache import Rewritten
 
 CHECKS = {
     # (before the instruction, where the branch leads; () where that is in line)
-    (64, "light"): (("cmpb $0x0,0x102000", "jne"), ("TRAP", "jmp")),
-    (32, "light"): (("cmpb $0x0,0x102000", "jne"), ("TRAP", "jmp")),
+    (64, "light"): (("cmpb $0x0,0xe2000", "jne"), ("TRAP", "jmp")),
+    (32, "light"): (("cmpb $0x0,0xe2000", "jne"), ("TRAP", "jmp")),
     (64, "heavy"): (
-        ("lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0x102000,%ecx", "lea -0x1(%rcx),%ecx",
+        ("lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0xe2000,%ecx", "lea -0x1(%rcx),%ecx",
          "jrcxz", "pop %rcx", "lea 0x80(%rsp),%rsp"),
         ("pop %rcx", "lea 0x80(%rsp),%rsp", "TRAP", "jmp"),
     ),
     (32, "heavy"): (
-        ("push %ecx", "movzbl 0x102000,%ecx", "lea -0x1(%ecx),%ecx", "jecxz", "pop %ecx"),
+        ("push %ecx", "movzbl 0xe2000,%ecx", "lea -0x1(%ecx),%ecx", "jecxz", "pop %ecx"),
         ("pop %ecx", "TRAP", "jmp"),
     ),
     (64, "in line"): (
-        ("lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0x102000,%ecx", "jrcxz", "pop %rcx",
+        ("lea -0x80(%rsp),%rsp", "push %rcx", "movzbl 0xe2000,%ecx", "jrcxz", "pop %rcx",
          "lea 0x80(%rsp),%rsp", "TRAP", "jmp", "pop %rcx", "lea 0x80(%rsp),%rsp"),
         (),
     ),
     (32, "in line"): (
-        ("push %ecx", "movzbl 0x102000,%ecx", "jecxz", "pop %ecx", "TRAP", "jmp", "pop %ecx"),
+        ("push %ecx", "movzbl 0xe2000,%ecx", "jecxz", "pop %ecx", "TRAP", "jmp", "pop %ecx"),
         (),
     ),
 }  # fmt: skip
@@ -357,7 +357,7 @@ class Checker:
     def _check_end(self, new: int, old: int) -> int:
         """The address past a whole check that stands at `new`, 0 when none does."""
         raw = self.new.read(new, 64)
-        light = raw.startswith((b"\x80\x3c\x25\0\x20\x10\0\0", b"\x80\x3d\0\x20\x10\0\0"))
+        light = raw.startswith((b"\x80\x3c\x25\0\x20\x0e\0\0", b"\x80\x3d\0\x20\x0e\0\0"))
         if not light and not raw.startswith((b"\x48\x8d\x64\x24\x80\x51", b"\x51\x0f\xb6\x0d")):
             return 0
         if light:
@@ -402,7 +402,7 @@ class Checker:
             seen = self.formatter.format(ins)
             self._need(not ins.is_ip_rel_memory_operand, at, "the armed byte is not absolute")
             self._need(seen.startswith(text), at, f"{seen!r} in a check, not {text!r}")
-            if "0x102000" in text:
+            if "0xe2000" in text:
                 read = ins.next_ip
             if text.startswith("j"):
                 branches.append(ins.near_branch_target)

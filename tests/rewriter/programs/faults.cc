@@ -47,7 +47,7 @@ int main()
 {
 	int word = 5;
 	struct sigaction action = {};
-	mmap((void *)0x102000, 4096, PROT_READ | PROT_WRITE,
+	mmap((void *)0xe2000, 4096, PROT_READ | PROT_WRITE,
 	     MAP_FIXED_NOREPLACE | MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
 	action.sa_handler = handler;
 	action.sa_flags = SA_NODEFER;

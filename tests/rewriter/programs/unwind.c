@@ -94,7 +94,7 @@ int main(int argc, char **argv)
 {
 	void *first[4];
 	struct sigaction action = {.sa_sigaction = step, .sa_flags = SA_SIGINFO | SA_NODEFER};
-	mmap((void *)0x102000, 4096, PROT_READ | PROT_WRITE,
+	mmap((void *)0xe2000, 4096, PROT_READ | PROT_WRITE,
 	     MAP_FIXED_NOREPLACE | MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
 	(void)argv;
 	if (argc > 1)
