@@ -14,6 +14,7 @@ from supervisor.syscalls.spec import (
     Out,
     V,
     answered,
+    handled,
     home,
     refused,
     space,
@@ -72,6 +73,6 @@ ROWS: Final = (
     refused("process_madvise", ENOSYS, "advice about another process's address space"),
     refused("process_mrelease", ENOSYS, "takes another process's memory away"),
     refused("userfaultfd", ENOSYS, "page faults are the supervisor's own"),
-    refused("process_vm_readv", -1, "reads another process's memory behind the supervisor"),
-    refused("process_vm_writev", -1, "writes another process's memory behind the supervisor"),
+    handled("process_vm_readv", V, V, V, V, V, V),
+    handled("process_vm_writev", V, V, V, V, V, V),
 )

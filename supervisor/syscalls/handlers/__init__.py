@@ -26,6 +26,7 @@ from supervisor.syscalls.handlers import (
     signals,
     threads,
     timers,
+    transfers,
 )
 from supervisor.syscalls.spec import Row
 
@@ -42,6 +43,7 @@ HOME_HANDLERS: Final[dict[str, Handler]] = {
     **clocks.HANDLERS,
     **timers.OVERRIDDEN,
     **limits.OVERRIDDEN,
+    **transfers.HANDLERS,
 }
 """By the name of the call, or of another that does the same (Row.handler)."""
 
