@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from supervisor.areas import AddressSpace, Kind
@@ -55,6 +56,10 @@ class FileMappings:
         return aliases
 
 
+    def of(self, device: int, inode: int) -> FilePlaces:
+        """Where a file is mapped."""
+        return FilePlaces(self._mappings.get((device, inode), ()))
+
     def move(self, old: int, target: int, length: int) -> None:
         """What was mapped from `old` on is at the target now (or too)."""
         for known in self._mappings.values():
@@ -63,6 +68,25 @@ class FileMappings:
                 for m in known
                 if m.start <= old < m.end
             ]
+
+
+class FilePlaces:
+    """The mappings of one file; false where there are none."""
+
+    def __init__(self, mappings: Sequence[_Mapping]) -> None:
+        self._mappings = mappings
+
+    def __bool__(self) -> bool:
+        return bool(self._mappings)
+
+    def places(self, space: AddressSpace, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """What of the file's bytes [low, high), in whole pages, other hosts may have copies of."""
+        for mapping in self._mappings:
+            start = max(mapping.start, mapping.start + low - mapping.offset)
+            end = min(mapping.end, mapping.start + high - mapping.offset)
+            for area in space.pieces(start, end) if start < end else ():
+                if area.name == mapping.name and area.kind in (Kind.FILE, Kind.NATIVE):
+                    yield area.start, area.end
 
 
 def _is_there(space: AddressSpace, mapping: _Mapping) -> bool:

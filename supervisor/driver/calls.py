@@ -32,6 +32,7 @@ from supervisor.driver.restarts import (
     RETURNS,
     repeat,
 )
+from supervisor.driver.written_files import TARGETS, written
 from supervisor.syscalls import handlers
 from supervisor.syscalls.marshal import Call, collect, gather, goes_on, place, scatter
 from supervisor.syscalls.spec import Row, Where
@@ -72,7 +73,9 @@ class Calls:
         elif where is Where.ANSWER or where is Where.REFUSE:
             self._finish(thread, handlers.refusal(row))
             return
-        elif (home.hosts == 1 and row.choose is None) or is_plain(row):
+        elif (home.hosts == 1 and row.choose is None) or (
+            is_plain(row) and row.name not in TARGETS
+        ):
             if home.node.armed and not row.quiet:
                 home.operations.begin(
                     row.name, thread, flush_first(), lambda _: home.resume(thread)
@@ -160,6 +163,8 @@ class Calls:
             lease.release()
             if instead is not None:
                 os.close(instead)
+        if result.ret >= 0 and row.name in TARGETS and home.away.synced:
+            written(home, thread, row, call, result.ret)
         if own:
             yield Unhold()
             yield Flush()
