@@ -89,7 +89,9 @@ def test_what_a_file_has_bytes_for() -> None:
         file.seek(123)
         backing = FileBacking(os.dup(file.fileno()), start)
         last = start + (1 << 20)
-        assert backing.end() == last + PAGE_SIZE
+        assert backing.end_within(start, 2 * last) == last + PAGE_SIZE
+        assert backing.end_within(last + 2 * PAGE_SIZE, 2 * last) == last + 2 * PAGE_SIZE
+        assert backing.reaches(last + PAGE_SIZE) and not backing.reaches(last + PAGE_SIZE + 1)
         found = backing.extents(start, last + 8 * PAGE_SIZE)
         assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == 123
         assert all(low % PAGE_SIZE == high % PAGE_SIZE == 0 for low, high in found)
