@@ -248,11 +248,12 @@ class Home(Supervisor):
 
     def check(self, address: int, length: int, access: Access) -> bool:
         """Also what a file does not reach to is no memory: SIGBUS, EFAULT."""
-        if length <= 0 or not super().check(address, length, access):
-            return length <= 0
+        if not super().check(address, length, access):
+            return False
         area = self.space.find(address)
-        assert area is not None
-        if area.kind is Kind.GUEST and address + length <= area.end:
+        if length <= 0 or (
+            area is not None and area.kind is Kind.GUEST and address + length <= area.end
+        ):
             return True
         return not self.layout.is_beyond_file(address, length)
 
