@@ -97,7 +97,7 @@ async def _join(
 
 
 class _HungUp(DsmsupError):
-    """The connection ended during the handshake: worth another try."""
+    """The connection ended during the handshake, or home did not come to it: worth another try."""
 
 
 async def _enter(
@@ -118,7 +118,9 @@ async def _enter(
                 note = await handshake.hear_note(stream)
         except PeerLost:
             raise _HungUp from None
-        except (PeerError, trio.TooSlowError):
+        except (PeerError, trio.TooSlowError) as error:
+            if plan.home_listens and isinstance(error, trio.TooSlowError):
+                raise _HungUp from None  # it is home's port, and home is busy
             raise DsmsupError(
                 f"{where} is in use by something other than dsmsup:"
                 " choose another port for --rendezvous"

@@ -552,6 +552,23 @@ def test_something_else_at_the_port_is_named(
     play(script)
 
 
+def test_a_home_that_is_slow_to_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where home listened first, its port is surely its own: the machine is busy."""
+    monkeypatch.setattr(join, "HANDSHAKE_S", 0.3)
+
+    async def script(nursery: trio.Nursery) -> None:
+        listener = rendezvous.listen_on_loopback()
+        where = Rendezvous(("127.0.0.1",), listener.getsockname()[1])
+        base = replace(plan(2), rendezvous=where, home_listens=True)
+        joiner = start(nursery, replace(base, host_id=HostId(1)))[0]
+        await joiner.heard("waiting for home")
+        home = start(nursery, replace(base, host_id=HOME, listener=listener))[0]
+        await finish([home, joiner])
+        assert home.result is not None and joiner.result is not None
+
+    play(script)
+
+
 def test_a_home_that_cannot_prove_itself_is_not_believed() -> None:
     async def script(nursery: trio.Nursery) -> None:
         said = auth.new_hello(Role.HOME, 2, HOME, hostinfo.dsmsup_version())
