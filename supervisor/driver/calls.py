@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.arch.base import NO_CALL
 from supervisor.driver import own_memory, signals
+from supervisor.driver.interrupted import ENDED, Wait, name_of
 from supervisor.driver.machine import PATHS
 from supervisor.driver.messages import BringHome, SpecialCall
 from supervisor.driver.operations import (
@@ -60,6 +61,7 @@ class Calls:
         if thread.destination is not None and row.name not in RETURNS:
             repeat(registers, thread.arch.call_length)
             ptrace.set_registers(thread.task, registers)
+            thread.resumes = None
             home.away.depart(thread)
             return
         thread.entered = False
@@ -73,9 +75,9 @@ class Calls:
         elif where is Where.ANSWER or where is Where.REFUSE:
             self._finish(thread, handlers.refusal(row))
             return
-        elif (home.hosts == 1 and row.choose is None) or (
-            is_plain(row) and row.name not in TARGETS
-        ):
+        elif (
+            home.hosts == 1 and row.choose is None and name_of(row) not in ENDED
+        ) or (is_plain(row) and row.name not in TARGETS):
             if home.node.armed and not row.quiet:
                 home.operations.begin(
                     row.name, thread, flush_first(), lambda _: home.resume(thread)
@@ -148,10 +150,13 @@ class Calls:
         if own:
             yield from own_memory.keep(home, own)
         lease = home.scratch.lease()
+        wait = Wait(home, thread, row, call) if row.blocks else None
         try:
             final = place(call, lease)
             while True:
                 value = yield Native(call.nr, final)
+                if wait is not None and wait.goes_on(value, final, lease):
+                    continue
                 result = collect(row, call, value, lease)
                 if row.name not in WAITS:
                     break
@@ -159,6 +164,8 @@ class Calls:
                 if seen is not None:
                     result = seen
                     break
+                if wait is not None:
+                    wait.again(final, lease)
         finally:
             lease.release()
             if instead is not None:
@@ -168,6 +175,8 @@ class Calls:
         if own:
             yield Unhold()
             yield Flush()
+        if wait is not None:
+            result = wait.end(result)
         return (yield from home.processor_time.amend(thread, row, call, result))
 
     def _finish(self, thread: Thread, value: Any) -> None:
@@ -266,6 +275,7 @@ class Calls:
         if not self._home.actions.runs_handler(number):
             thread.cont(number)  # the kernel stops, ends or restarts as it must
             return
+        thread.resumes = None
         info = self._home.processor_timers.taken(ptrace.get_siginfo_bytes(thread.task))
         thread.pending_signals.append((number, info))
         thread.at_signal = True

@@ -180,6 +180,7 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
     if not thread.actions.runs_handler(number):
         thread.cont(number)
         return
+    thread.resumes = None
     if home.hosts == 1 and not _masks_forced(thread, number):
         as_if_unmoved(home, thread, number, ptrace.get_siginfo_bytes(thread.task))
         thread.actions.delivered(number)

@@ -59,6 +59,7 @@ class Thread:
         "pending_signals",
         "registers",
         "requester",
+        "resumes",
         "returns_to",
         "robust_list",
         "scrutinise",
@@ -116,6 +117,9 @@ class Thread:
         """ss_sp and ss_size of sigaltstack(2); size 0 when disabled."""
         self.pending_signals: list[tuple[int, bytes]] = []
         """Taken from the kernel, to be delivered when the current call ends: number, siginfo."""
+        self.resumes: tuple[int, int] | None = None
+        """The call that was interrupted, by the address behind it, and until when it waits (ns)
+        if it begins again: see interrupted.py."""
         self.blocked_signals: list[tuple[int, bytes]] = []
         """Of the forced ones, sent while the program has them blocked: number, siginfo."""
         self.frame_mask = 0

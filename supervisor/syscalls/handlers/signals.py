@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor.coherence.messages import Access
 from supervisor.driver.messages import BringHome
 from supervisor.driver.operations import Hold, Native, Proceed, Steps
-from supervisor.driver.restarts import ERESTARTNOINTR
+from supervisor.driver.restarts import ERESTARTNOHAND, ERESTARTNOINTR
 from supervisor.driver.signals import ACTION, FORCED_MASK, FORCED_WORD, FRAME_SIZE, for_kernel
 from supervisor.syscalls.call import Result
 from supervisor.syscalls.handlers import arguments
@@ -267,10 +267,11 @@ def rt_sigtimedwait(
             result = yield from home.calls.run(thread, row, gathered)
         finally:
             del home.kept_signals.waiting[thread.task]
-        if result.ret in (-errno.EINTR, ERESTARTNOINTR):
+        if result.ret in (-errno.EINTR, ERESTARTNOINTR, ERESTARTNOHAND):
             found = home.kept_signals.take(thread, wanted)
         if found is None:
             return (yield from scatter(row, args, gathered, result, home))
+    thread.resumes = None
     number, info = found
     if args[1]:
         if thread.arch.word == 4:  # struct compat_siginfo has no gap behind the code
