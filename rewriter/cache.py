@@ -151,6 +151,13 @@ def entry_key(data: bytes, base: str, options: str) -> str:
     return digest.hexdigest()[:40]
 
 
+def is_cache(directory: str) -> bool:
+    """Has this folder been used as a cache?"""
+    return os.path.isfile(os.path.join(directory, "lock")) and os.path.isdir(
+        os.path.join(directory, "index")
+    )
+
+
 def load_entry(directory: str, key: str, base: str) -> SideMap | None:
     """An entry whose hashes are right, None when it is absent or damaged."""
     try:

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where this run's rewritten files are: in the user's cache, else in a folder of its own.
 
-The program maps them from there, so a folder of the run's own lives as long as the run.
+The program maps them from there, so a folder of the run's own lives as long as the run. One
+whose run was killed is removed by the next that needs one: nobody holds its lock any more.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from rewriter.cache import CacheError, Rewritten, rewritten
+from rewriter.cache import CacheError, Rewritten, is_cache, rewritten
 from rewriter.errors import RewriteError
 from rewriter.kinds import Kind
 from supervisor import tasks
@@ -31,6 +34,9 @@ CACHE_UNUSABLE: Final = 100
 """How a process that prepares files exits when it finds that out."""
 
 
+_PREFIX: Final = "dsmsup-"
+_ABANDONED_S: Final = 10.0
+"""A folder younger than that may be one whose run is about to lock it."""
 _ELSEWHERE: Final = ("/tmp", "/var/tmp")
 """Where the usual temporary folder cannot be used."""
 
@@ -42,6 +48,8 @@ class RewrittenFiles:
         self._tell = tell
         self._own = ""
         """The run's own folder, when it has one."""
+        self._held = -1
+        """A descriptor of it, with its lock."""
         self._leaving = threading.Lock()  # libraries are rewritten in worker threads
         self._helpers: dict[int, int] = {}
         """Processes that prepare files: pid -> process descriptor."""
@@ -66,7 +74,10 @@ class RewrittenFiles:
                 return True
             for place in _temporary_folders():
                 with contextlib.suppress(OSError):
-                    self._own = tempfile.mkdtemp(prefix="dsmsup-", dir=place)
+                    _remove_abandoned(place)
+                    self._own = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
+                    self._held = os.open(self._own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    fcntl.flock(self._held, fcntl.LOCK_EX)
                     break
             else:
                 return False
@@ -131,6 +142,25 @@ class RewrittenFiles:
         self._helpers.clear()
         if self._own:
             shutil.rmtree(self._own, ignore_errors=True)
+            os.close(self._held)
+
+
+def _remove_abandoned(place: str) -> None:
+    """Folders that killed runs of this user have left."""
+    for entry in os.scandir(place):
+        if not entry.name.startswith(_PREFIX) or not entry.is_dir(follow_symlinks=False):
+            continue
+        status = entry.stat(follow_symlinks=False)
+        age_s = time.time() - status.st_mtime
+        if status.st_uid != os.geteuid() or age_s < _ABANDONED_S or not is_cache(entry.path):
+            continue
+        with contextlib.suppress(OSError):
+            held = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(held)
 
 
 def _temporary_folders() -> list[str]:

@@ -149,6 +149,33 @@ def test_cache_that_cannot_be_used(cache: str, hosts: int, place: Place) -> None
     assert b"for this run only" in run.stderr
 
 
+def test_folder_of_a_killed_run_is_removed_by_the_next(place: Place) -> None:
+    """But no folder of a run that lives, and nothing that only has a name like one's."""
+    def start() -> harness.Running:
+        program = [f"{harness.BIN}/endless", "1", "60"]
+        run = place.start([*harness.dsmsup_command(), "exec", "-n", "2", *program], env=env)
+        run.wait_for_output(b"ready\n")
+        return run
+
+    env = {"DSMSUP_CACHE_DIR": "/dev/null/x"}
+    other = place.temporary / "dsmsup-other"
+    other.mkdir()
+    runs = start(), start()
+    left = set(place.temporary.iterdir()) - {other}
+    for folder in (*left, other):
+        os.utime(folder, (0, 0))
+    runs[0].popen.kill()
+    runs[0].wait(harness.LOSS_LIMIT_S)
+    place.start([*harness.dsmsup_command(), "exec", "-n", "1", "true"], env=env).wait()
+    after = set(place.temporary.iterdir()) - {other}
+    assert len(left) == 2
+    assert len(after) == 1 and after < left
+    runs[1].popen.terminate()
+    assert runs[1].wait(harness.LOSS_LIMIT_S).status == 143
+    assert list(place.temporary.iterdir()) == [other]
+    other.rmdir()
+
+
 def test_cache_named_from_the_working_folder(hosts: int, place: Place) -> None:
     """It is the folder that dsmsup was started in, wherever the program goes."""
     script = f"cd / && exec {harness.BIN}/mutex"
