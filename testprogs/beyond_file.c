@@ -21,6 +21,7 @@ static const struct {
 };
 
 static char path[] = "/tmp/beyond-file-XXXXXX";
+static char data[PAGE_BYTES + DATA_BYTES];
 static int writer;
 static __thread sigjmp_buf after;
 static __thread void *volatile fault_at;
@@ -62,6 +63,14 @@ static void check_kind(int protection, int flags, int fd)
 	CHECK(ftruncate(writer, 3 * PAGE_BYTES) == 0 && pwrite(writer, "g", 1, 2 * PAGE_BYTES) == 1);
 	CHECK(memory[2 * PAGE_BYTES] == 'g' && is_bus_error(memory + 3 * PAGE_BYTES));
 	CHECK(write(ends[1], memory + 2 * PAGE_BYTES, 1) == 1);
+	CHECK(memory[PAGE_BYTES] == 'f');
+	if (!(protection & PROT_WRITE) || flags == MAP_SHARED) { /* else what becomes of it is open */
+		CHECK(ftruncate(writer, 10) == 0 && is_bus_error(memory + PAGE_BYTES));
+		CHECK(memory[9] == 'f' && memory[10] == 0);
+		CHECK(ftruncate(writer, PAGE_BYTES) == 0 && pwrite(writer, data, DATA_BYTES, PAGE_BYTES)
+			== DATA_BYTES && pwrite(writer, data, PAGE_BYTES, 0) == PAGE_BYTES);
+		CHECK(memory[PAGE_BYTES] == 'f' && memory[10] == 'f');
+	}
 	CHECK(munmap(memory, PAGES * PAGE_BYTES) == 0);
 	CHECK(ftruncate(writer, PAGE_BYTES + DATA_BYTES) == 0);
 	CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
@@ -86,7 +95,6 @@ static void *body(void *unused)
 int main(void)
 {
 	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
-	char data[PAGE_BYTES + DATA_BYTES];
 
 	writer = mkstemp(path);
 	memset(data, 'f', sizeof data);

@@ -154,6 +154,14 @@ class Layout:
         home.decoder.forget()
         self.tell([(start, end)], [], [])
 
+    def leave_to_kernel(self, start: int, end: int) -> None:
+        """The kernel's own mappings at home, of which other hosts had copies, are home's alone."""
+        for piece in self._home.space.pieces(start, end):
+            area = msgspec.structs.replace(piece, kind=Kind.JOINT)
+            self._home.space.add(area)
+            self.tell([], [], [area])
+        self.discard(start, end)
+
     def discard(self, start: int, end: int) -> None:
         """The contents of a range are gone, everywhere."""
         home = self._home

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files that the program writes by a call, and has mapped to be read.
+"""Files that the program writes, or cuts off, by a call, and has mapped to be read.
 
 At home the mapping is the kernel's own and shows what is written. Other hosts have copies
-of its pages, which are taken back before the call returns.
+of its pages, which are taken back before the call returns; pages that the file has no more
+are home's alone from then on, where touching them is SIGBUS.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from supervisor.units import ADDRESS_SPACE_SIZE, PAGE_MASK, round_up
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
+
+OFFSET_MAX: Final = ADDRESS_SPACE_SIZE
+"""No mapping reaches as far, but for those of devices, which are not looked for."""
 
 TARGETS: Final = {
     **dict.fromkeys(
@@ -43,6 +47,8 @@ def written(home: Home, thread: Thread, row: Row, call: Call, count: int) -> Non
         return  # another thread has closed it meanwhile
     for start, end in mappings.places(home.space, low & ~PAGE_MASK, round_up(high)):
         home.layout.discard(start, end)
+    for start, end in list(mappings.places(home.space, round_up(status.st_size), OFFSET_MAX)):
+        home.layout.leave_to_kernel(start, end)
 
 
 def _range(
@@ -51,7 +57,7 @@ def _range(
     """Where in the file, of so many bytes now, a call has written."""
     kind = resolve(row, call.args + [0] * (6 - len(call.args))).args[1]
     if not isinstance(kind, (Data, Vector)):
-        return 0, ADDRESS_SPACE_SIZE
+        return 0, OFFSET_MAX
     with open(f"/proc/{thread.task}/fdinfo/{number}", encoding="ascii") as file:
         position, flags = int(file.readline().split()[1]), int(file.readline().split()[1], 8)
     if flags & os.O_APPEND:
