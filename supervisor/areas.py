@@ -161,26 +161,26 @@ class AddressSpace:
         self._areas[low:high] = merged
         self._starts[low:high] = [area.start for area in merged]
 
-    def free_range(self, length: int, hint: int = 0, alignment: int = PAGE_SIZE) -> int | None:
+    def free_range(self, length: int, hint: int = 0, ceiling: int = 0) -> int | None:
         """An address where `length` bytes are free: at the hint, else the highest gap.
 
-        As the kernel does (arch_get_unmapped_area_topdown), from the top down.
+        As the kernel does (arch_get_unmapped_area_topdown), from the top, or the ceiling, down.
         """
         if hint and hint % PAGE_SIZE == 0 and hint >= self.bottom \
                 and hint + length <= self.top and not self.overlapping(hint, hint + length):
             return hint
-        ceiling = self.top
+        ceiling = ceiling or self.top
         for area in reversed(self._areas):
             if area.end <= self.bottom:
                 break
             if area.start >= ceiling:
                 continue
             if area.end < ceiling:
-                start = (ceiling - length) // alignment * alignment
+                start = (ceiling - length) // PAGE_SIZE * PAGE_SIZE
                 if start >= area.end and start >= self.bottom:
                     return start
             ceiling = min(ceiling, area.start)
-        start = (ceiling - length) // alignment * alignment
+        start = (ceiling - length) // PAGE_SIZE * PAGE_SIZE
         return start if start >= self.bottom else None
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Mappings that ask for a place, wherever it is: each comes, somewhere, is zero,
- * keeps what is written, and can be unmapped in parts; files are read meanwhile.
+ * keeps what is written, can grow, and be unmapped in parts; files are read meanwhile.
  */
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -11,9 +11,9 @@
 enum { PAGES = 4 };
 
 static const uint64_t hints[] = {
-	0x10000, 0x100000, 0x10000000, 0x100000000, 0x10123456000, 0x100000000123,
+	0x10000, 0xd0000, 0x100000, 0x10000000, 0x100000000, 0x10123456000, 0x100000000123,
 	0x1fffffffe000, 0x200000000000, 0x200000001000, 0x200d21e40000, 0x200ffffff000,
-	0x300000000000, 0x54fffffff000, 0x550000000000, 0x5507f21e4000, 0x550fffffe000,
+	0x300000000000, 0x54ffffff0000, 0x54fffffff000, 0x550000000000, 0x5507f21e4000, 0x550fffffe000,
 	0x551000000000, 0x7f0000000000, 0x7ffff7ff0000, 0x7ffffffff000, 0x800000000000,
 };
 
@@ -35,6 +35,9 @@ static void *body(void *index)
 		}
 		CHECK(file >= 0 && read(file, name, sizeof name) > 0);
 		CHECK(memcmp(name, "mmap_hints", 10) == 0 && close(file) == 0);
+		area = (uint8_t *)mremap(area, PAGES * PAGE_BYTES, 2 * PAGES * PAGE_BYTES, MREMAP_MAYMOVE);
+		CHECK(area != MAP_FAILED && area[0] == mine + 1 && area[PAGES * PAGE_BYTES] == 0);
+		CHECK(munmap(area + PAGES * PAGE_BYTES, PAGES * PAGE_BYTES) == 0);
 		CHECK(munmap(area, PAGE_BYTES) == 0);
 		CHECK(munmap(area + 3 * PAGE_BYTES, PAGE_BYTES) == 0);
 		CHECK(area[PAGE_BYTES] == mine + 1 && area[3 * PAGE_BYTES - 1] == mine + 1);

@@ -55,23 +55,34 @@ class Layout:
 
     def is_reserved(self, start: int, end: int) -> bool:
         """Does a range touch the supervisor's own memory in the guest?"""
+        return self._reserved(start, end) is not None
+
+    def _reserved(self, start: int, end: int) -> int | None:
+        """Where what a range touches of the supervisor's own memory begins."""
         arch = self._home.scratch.arch
-        return any(
-            start < high and low < end
-            for low, high in (
-                (control.BASE, control.END),
-                (arch.scratch, arch.scratch + arch.scratch_size),
-            )
+        for low, high in (
+            (arch.scratch, arch.scratch + arch.scratch_size),
+            (control.BASE, control.END),
+        ):
+            if start < high and low < end:
+                return low
+        return None
+
+    def is_free(self, start: int, end: int) -> bool:
+        """Can a mapping of the program grow into a range?"""
+        space = self._home.space
+        return end <= space.top and not (
+            space.overlapping(start, end) or self.is_reserved(start, end)
         )
 
     def free_range(self, length: int, hint: int = 0) -> int | None:
         """An address for a new mapping of the program, clear of the supervisor's own memory."""
         space = self._home.space
         found = space.free_range(length, hint)
-        if found is not None and self.is_reserved(found, found + length):
+        if found is not None and found == hint and self.is_reserved(found, found + length):
             found = space.free_range(length)
-            if found is not None and self.is_reserved(found, found + length):
-                return None
+        while found is not None and (low := self._reserved(found, found + length)) is not None:
+            found = space.free_range(length, ceiling=low)
         return found
 
     def file_at(self, address: int) -> FileBacking | None:
@@ -125,7 +136,8 @@ class Layout:
                 limit, _ = resource.prlimit(home.pid, resource.RLIMIT_STACK)
                 if limit != resource.RLIM_INFINITY and area.end - start > limit:
                     return False
-                if home.space.overlapping(start - STACK_GUARD_GAP, area.start):
+                if home.space.overlapping(start - STACK_GUARD_GAP, area.start) \
+                        or self.is_reserved(start, area.start):
                     return False
                 now = home.space.find(area.start)
                 if now is None or not home.limits.fits(home, area.start - start, 0):

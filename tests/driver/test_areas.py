@@ -75,6 +75,8 @@ def test_free_ranges_are_given_from_the_top_down() -> None:
     assert space.free_range(PAGE, hint=_BASE) == _BASE
     space.add(Area(_BASE, _BASE + PAGE, READ))
     assert space.free_range(PAGE, hint=_BASE) == first - PAGE
+    assert space.free_range(PAGE, ceiling=first) == first - PAGE
+    assert space.free_range(PAGE, ceiling=_BASE + PAGE) == _BASE - PAGE
 
 
 def test_reserved_memory_is_not_the_program_s() -> None:

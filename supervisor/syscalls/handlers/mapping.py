@@ -41,6 +41,8 @@ MAP_FIXED_NOREPLACE: Final = 0x100000
 SYS_SHMAT: Final = 30
 SYS_SHMDT: Final = 67
 
+LOWEST: Final = 0x10000
+"""The kernel's usual vm.mmap_min_addr."""
 DEV_ZERO: Final = os.makedev(1, 5)
 
 
@@ -105,7 +107,7 @@ def _place(home: Home, thread: Thread, address: int, length: int, flags: int) ->
     end = address + length
     if address & PAGE_MASK:
         return -errno.EINVAL
-    if address < 0x10000 or end > thread.arch.user_top:
+    if address < LOWEST or end > thread.arch.user_top:
         return -errno.ENOMEM
     if home.layout.is_reserved(address, end):
         return -errno.EPERM

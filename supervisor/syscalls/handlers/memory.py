@@ -122,7 +122,7 @@ def brk(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) 
     if new > old:
         if not limits.fits(home, new - old, new - old):
             return home.layout.break_end
-        if home.space.overlapping(old, new) or new > home.space.top:
+        if not home.layout.is_free(old, new):
             return home.layout.break_end
         home.layout.replace(Area(old, new, READ | WRITE, Kind.GUEST, "[heap]"))
     elif new < old:

@@ -39,7 +39,7 @@ _PLACED: Final = MREMAP_FIXED | MREMAP_DONTUNMAP
 def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     old, old_length, new_length, flags, target, _ = args
     old_length, new_length = round_up(old_length), round_up(new_length)
-    wrong = _wrong_arguments(home, old, old_length, new_length, flags, target)
+    wrong = _wrong_arguments(home, thread, old, old_length, new_length, flags, target)
     if wrong:
         return -wrong
     area = home.space.find(old)
@@ -67,8 +67,7 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
         if new_length == old_length:
             return old
         grown = (old + old_length, old + new_length)
-        if old_length and _ends(home, grown[0]) and not home.space.overlapping(*grown) \
-                and grown[1] <= home.space.top:
+        if old_length and _ends(home, grown[0]) and home.layout.is_free(*grown):
             yield from _extend(home, parts[-1], *grown)
             return old
         if not flags & MREMAP_MAYMOVE:
@@ -87,7 +86,7 @@ def mremap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
 
 
 def _wrong_arguments(
-    home: Home, old: int, old_length: int, new_length: int, flags: int, target: int
+    home: Home, thread: Thread, old: int, old_length: int, new_length: int, flags: int, target: int
 ) -> int:
     """The errno of what no mapping could make right, or 0."""
     known = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
@@ -99,7 +98,10 @@ def _wrong_arguments(
         return errno.EINVAL
     if flags & _PLACED and target < old + old_length and old < target + new_length:
         return errno.EINVAL
-    if flags & MREMAP_FIXED and home.layout.is_reserved(target, target + new_length):
+    end = target + new_length
+    if flags & MREMAP_FIXED and end > thread.arch.user_top:
+        return errno.EINVAL
+    if flags & MREMAP_FIXED and (target < mapping.LOWEST or home.layout.is_reserved(target, end)):
         return errno.EPERM
     return 0
 
