@@ -12,11 +12,13 @@ import os
 import signal
 
 from supervisor.arch import X86_64, Arch, of_selector
+from supervisor.areas import EXEC
 from supervisor.errors import CannotExecute, DsmsupError, GuestDied
 from supervisor.tasks import NO_MORE
 from supervisor.tracee import control, cpuid, inject, priority, ptrace
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
+from supervisor.tracee.maps import read_maps
 from supervisor.tracee.memory import GuestMemory
 from supervisor.tracee.stops import StopKind, wait_for
 
@@ -81,7 +83,7 @@ class Caller:
 class Fresh:
     """A process that stands at the exit of its execve, with nothing of ours in it yet.
 
-    Raises CannotExecute where there is nothing at its entry point.
+    Raises CannotExecute where there is nothing to execute at its entry point.
     Our descriptors are opened in it through the supervisor's /proc/PID/fd: an
     image that the program itself executes (execve) inherits none.
     """
@@ -95,16 +97,21 @@ class Fresh:
         try:
             self._text = os.pread(self._memory, 3, self._entry)
         except OSError:
-            os.close(self._memory)
-            path = os.readlink(f"/proc/{pid}/exe")
-            raise CannotExecute(
-                f"cannot execute '{path}': nothing is mapped at its entry point (a damaged ELF"
-                " file?)"
-            ) from None
+            raise self._refusal("nothing is mapped at its entry point") from None
+        if not any(
+            mapping.start <= self._entry < mapping.end and mapping.protection & EXEC
+            for mapping in read_maps(pid)
+        ):
+            raise self._refusal("what is at its entry point may not be executed")
         os.pwrite(self._memory, b"\x0f\x05\xcc", self._entry)  # syscall; int3
         self._path = (registers.rsp - 1024) & ~15
         self._below = os.pread(self._memory, 64, self._path)
         self.caller = Caller(pid, self._entry)
+
+    def _refusal(self, why: str) -> CannotExecute:
+        os.close(self._memory)
+        path = os.readlink(f"/proc/{self.pid}/exe")
+        return CannotExecute(f"cannot execute '{path}': {why} (a damaged ELF file?)")
 
     def open(self, descriptor: int) -> int:
         """Open one of the supervisor's descriptors in the process; its number there."""

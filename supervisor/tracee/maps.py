@@ -28,7 +28,7 @@ def read_maps(pid: int) -> list[Mapping]:
             protection = (
                 READ * (rights[0] == "r") | WRITE * (rights[1] == "w") | EXEC * (rights[2] == "x")
             )
-            path = fields[5] if len(fields) > 5 else ""
+            path = fields[5].replace("\\012", "\n") if len(fields) > 5 else ""
             mappings.append(
                 Mapping(start, end, protection, rights[3] == "s", int(fields[2], 16), path)
             )

@@ -530,3 +530,22 @@ def test_output_that_cannot_be_written(arguments: str, place: Place) -> None:
     assert one_line(run, 125) == "dsmsup: standard output: No space left on device"
     run = place.run(["bash", "-c", f"{command} | true; echo ${{PIPESTATUS[0]}}"])
     assert (run.stdout, run.stderr) == (b"141\n", b"")
+
+
+def test_entry_point_that_may_not_be_executed(hosts: int, place: Place) -> None:
+    """As a shared library has, of which the ELF header is the entry point."""
+    damaged = bytearray((harness.BIN / "tls_static").read_bytes())
+    struct.pack_into("<Q", damaged, 24, 0x400000)
+    program = place.scratch / "damaged"
+    program.write_bytes(damaged)
+    program.chmod(0o755)
+    run = place.dsmsup("exec", "-n", str(hosts), str(program))
+    assert "may not be executed" in one_line(run, 126)
+
+
+def test_program_with_a_line_break_in_its_name(hosts: int, place: Place) -> None:
+    program = place.scratch / "two\nlines ü"
+    program.write_bytes((harness.BIN / "mutex").read_bytes())
+    program.chmod(0o755)
+    run = place.dsmsup("exec", "-n", str(hosts), str(program))
+    assert (run.status, run.stdout, run.stderr) == (0, b"mutex: 1200\n", b"")
