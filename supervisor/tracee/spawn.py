@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from supervisor import given_signals, tasks
 from supervisor.errors import CannotExecute, DsmsupError, GuestDied, NotFound
@@ -21,6 +21,9 @@ from supervisor.tracee import priority, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind, wait_for
 
 _PERSONALITY_ADDR_NO_RANDOMIZE = 0x0040000
+
+
+_FAULTS: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 
 def spawn(
@@ -85,16 +88,23 @@ def _own_tracer() -> int:
 
 
 def _run_to_exec(pid: int, error_read: int, path: str | int) -> None:
+    """Signals that come meanwhile (a terminal's, to the whole group) are the program's."""
+    later: list[int] = []
     while True:
         stop: Stop = wait_for(pid)
         match stop.kind:
             case StopKind.EVENT:  # exec is the only event that a lone child can have
                 finish_exec(pid)
+                for number in later:
+                    os.kill(pid, number)
                 return
             case StopKind.EXITED | StopKind.KILLED:
                 raise _exec_error(os.read(error_read, 16), path)
-            case StopKind.SIGNAL:
+            case StopKind.SIGNAL if stop.detail in _FAULTS:
                 ptrace.cont(pid, stop.detail)
+            case StopKind.SIGNAL:
+                later.append(stop.detail)
+                ptrace.cont(pid)
             case _:
                 ptrace.cont(pid)
 

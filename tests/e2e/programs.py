@@ -95,7 +95,7 @@ MEMORY = [
     Program("malloc_all"),
     Program("mmap_churn"),
     Program("mmap_hints"),
-    Program("shadow_memory"),
+    Program("shadow_memory", threads=1),
     Program("mprotect"),
     Program("jit"),
     Program("jit", ("4", "20", "1")),
