@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor.driver.restarts import ERESTART_RESTARTBLOCK, ERESTARTNOHAND
 from supervisor.syscalls.call import Call, Result, Scratch
 from supervisor.syscalls.spec import Row
+from supervisor.tracee.usage import NS_PER_S
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
@@ -35,7 +36,6 @@ ENDED: Final = frozenset(
 )
 """Calls that any signal ends with EINTR."""
 _NS_PER_MS: Final = 1_000_000
-_NS_PER_S: Final = 1_000_000_000
 _ABSOLUTE: Final = 1
 _STOPS: Final = sum(
     1 << (each - 1) for each in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
@@ -118,7 +118,7 @@ class Wait:
         if number is None or len(call.segments[number].data) != layout.size:
             return None
         seconds, rest = layout.unpack(call.segments[number].data)
-        return None if seconds < 0 or not 0 <= rest < _NS_PER_S else seconds * _NS_PER_S + rest
+        return None if seconds < 0 or not 0 <= rest < NS_PER_S else seconds * NS_PER_S + rest
 
     def _shorten(self) -> None:
         name, call = name_of(self._row), self._call
@@ -127,7 +127,7 @@ class Wait:
             call.args[_MS[name]] = -(-left_ns // _NS_PER_MS)
         else:
             segment = call.segments[dict(call.pointers)[_TIMES[name]]]
-            segment.data = self._row.timespec.pack(*divmod(left_ns, _NS_PER_S))
+            segment.data = self._row.timespec.pack(*divmod(left_ns, NS_PER_S))
 
 
 def _is_interrupted(thread: Thread) -> bool:

@@ -15,6 +15,7 @@ import signal
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from supervisor.driver.kept_signals import SI_TKILL
 from supervisor.driver.messages import BringHome
 from supervisor.tracee import ptrace
 from supervisor.units import HOME
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _SIGTRAP: Final = int(signal.SIGTRAP)
 _SYS_TGKILL: Final = 234
-_SI_TKILL: Final = -6
 
 
 class Misdirected:
@@ -60,7 +60,7 @@ class Misdirected:
             return
         info = ptrace.get_siginfo_bytes(thread.task)
         code, sender = (int.from_bytes(info[at : at + 4], "little", signed=True) for at in (8, 16))
-        if (code, sender) == (_SI_TKILL, os.getpid()):
+        if (code, sender) == (SI_TKILL, os.getpid()):
             ptrace.set_siginfo_bytes(thread.task, resent.popleft())
             if not resent:
                 del self._resent[thread.task]
