@@ -14,7 +14,8 @@ from typing import Final
 from supervisor.coherence.messages import Access, Fault, Run
 from supervisor.coherence.pages import normalised, run_of
 from supervisor.units import HOME
-from tests.coherence.cluster import Cluster, Thread
+from tests.coherence.cluster import Cluster
+from tests.coherence.hosts import Thread
 from tests.coherence.programs import Op
 
 BASE: Final = 500  # so that ranges cross a chunk of the page map

@@ -13,7 +13,8 @@ import random
 from typing import Final, NamedTuple
 
 from supervisor.units import PAGE_SIZE
-from tests.coherence.cluster import Cluster, Thread
+from tests.coherence.cluster import Cluster
+from tests.coherence.hosts import Thread
 from tests.coherence.programs import (
     LITMUS,
     Op,

@@ -34,7 +34,7 @@ from supervisor.coherence.node import Node
 from supervisor.coherence.pages import run_of
 from supervisor.coherence.policy import SingleWriter
 from supervisor.units import HOME, HostId, PageNumber
-from tests.coherence.cluster import SimMemory
+from tests.coherence.hosts import SimMemory
 
 LETTER = {Access.NONE: "-", Access.READ: "r", Access.WRITE: "w"}
 

@@ -43,7 +43,7 @@ from supervisor.coherence.node import Node
 from supervisor.coherence.pages import run_of
 from supervisor.errors import PeerError
 from supervisor.units import HOME, PAGE_SIZE, PAGES_END, HostId, PageNumber
-from tests.coherence.cluster import SimMemory
+from tests.coherence.hosts import SimMemory
 
 PAGE = b"x" * PAGE_SIZE
 READ_1 = run_of(1, 1, Access.READ)

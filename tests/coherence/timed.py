@@ -33,7 +33,7 @@ from supervisor.coherence.messages import (
 from supervisor.coherence.node import Node
 from supervisor.coherence.pages import run_of
 from supervisor.units import HostId
-from tests.coherence.cluster import SimMemory
+from tests.coherence.hosts import SimMemory
 
 STEP_US: Final = 20
 PROTECT_US: Final = 50
