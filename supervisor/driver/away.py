@@ -231,7 +231,7 @@ class Away:
             elif thread.destination is not None:
                 self.depart(thread)
             elif thread.returns_to != HOME and not sigcalls.pending(home, thread):
-                home.processor_timers.goes_back(thread)  # another has taken the signal
+                home.processor_timers.takers.goes_back(thread)  # another has taken the signal
             else:
                 thread.cont()
         except ptrace.TraceeGone:

@@ -362,7 +362,7 @@ class Home(Supervisor):
         self.remove_thread(thread)
         self.by_tid.pop(thread.tid, None)
         self.misdirected.forget(thread)
-        self.processor_timers.ended(thread.tid)
+        self.processor_timers.takers.ended(thread.tid)
         if thread.away != HOME:
             self.send(thread.away, ThreadEnded(thread.tid))
         if not thread.borrowed:

@@ -15,13 +15,9 @@ What the program sees of its timers is the kernel's doing, or like it:
 - A timer of timer_create(2) has a kernel timer that is never set; it keeps the number.
 - The signals are queued with the siginfo that the kernel's would have. (Only the kernel
   may queue SI_KERNEL, an interval timer's: it is put there when the signal is taken.)
-- As in the kernel (6.4 and later), a process's signal goes to a thread that uses the
-  time: one of the host that has used most since it last got one.
-
-A thread elsewhere runs its handler at home, and goes back when that returns. One that
-was fetched is left in peace for FETCH_SHARE times as long as that took; what expires
-meanwhile is merged with the signal to come: it counts as overrun, or, of an interval
-timer, as what the kernel drops while the signal is pending.
+- Who gets a process's signal says `signal_takers.py`. What expires while its thread is
+  left in peace is merged with the signal to come: it counts as overrun, or, of an interval
+  timer, as what the kernel drops while the signal is pending.
 """
 
 from __future__ import annotations
@@ -31,18 +27,17 @@ import resource
 import signal
 import struct
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from supervisor.driver.messages import BringHome
 from supervisor.driver.operations import Native, Steps
 from supervisor.driver.processor_time import ALL, CPUCLOCK_PERTHREAD, CPUCLOCK_VIRT, named_by
 from supervisor.driver.processor_timer import INFO_SIZE, SI_TIMER, TIMER_INFO, Clock, Timer
+from supervisor.driver.signal_takers import SignalTakers
 from supervisor.syscalls.call import Call, Result
 from supervisor.syscalls.spec import Row
 from supervisor.tracee import ptrace
-from supervisor.tracee.usage import NS_PER_S, Times, used_by
-from supervisor.units import HOME, HostId
+from supervisor.tracee.usage import NS_PER_S
+from supervisor.units import HOME
 
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
@@ -51,9 +46,6 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.004
 IDLE_LOOKS_MAX: Final = 4
 """While no time is used, it is looked half as often each time, so many times."""
-FETCH_SHARE: Final = 19
-FETCH_S_MAX: Final = 0.1
-"""A fetched thread that has not gone back after so long may be fetched again."""
 
 ITIMER_VIRTUAL: Final = 1
 ITIMER_PROF: Final = 2
@@ -84,17 +76,9 @@ class ProcessorTimers:
         self._looking = self._again = False
         self._idle = 0
         self._seen: dict[Clock, int] = {}
-        self._credit: dict[HostId, int] = {}
-        """What each host has used since a thread of it last got a process's signal."""
-        self._used: dict[HostId, int] = {}
-        self._used_here: dict[int, int] = {}
-        """Of threads at home, when one was last chosen."""
-        self._fetched: dict[int, float] = {}
-        self._in_peace: dict[int, float] = {}
-        """Until when threads are not fetched again."""
         self._in_peace_until = 0.0
-        """When the first of those may be fetched whom a signal waits for; 0 for none."""
-        self._turn = 0
+        """When the first thread may be fetched that a signal waits for; 0 for none."""
+        self.takers = SignalTakers(home)
 
     @property
     def in_kernel(self) -> bool:
@@ -256,7 +240,7 @@ class ProcessorTimers:
         now_ns = {}
         for clock in clocks:
             now_ns[clock] = yield from self.read(clock)
-        self._give_credit(self.home.processor_time.by_host)
+        self.takers.have_used(self.home.processor_time.by_host)
         wait_ns = []
         for timer in self._set():
             now = now_ns.get(timer.clock)
@@ -323,7 +307,7 @@ class ProcessorTimers:
         elif not home.actions.runs_handler(number):
             threads = []
         else:
-            threads = list(self._by_use())
+            threads = self.takers.by_use()
         waits_for = None
         for thread in threads:
             if waits_for is not None and thread.away != waits_for:
@@ -332,15 +316,15 @@ class ProcessorTimers:
             if blocked and not timer.target:
                 continue
             fetch = thread.away != HOME and thread.native is None and not blocked
-            until = self._in_peace.get(thread.tid, 0.0) if fetch else 0.0
+            until = self.takers.in_peace_until(thread) if fetch else 0.0
             if time.monotonic() < until:
                 waits_for = thread.away
                 self._in_peace_until = min(until, self._in_peace_until or until)
                 continue
             self._queue(timer, thread.tid)
-            self._credit[thread.away] = 0
+            self.takers.has_got(thread)
             if thread.away != HOME and not blocked:
-                self._fetch(thread, fetch)
+                self.takers.fetch(thread, fetch)
             return
         if waits_for is None:
             self._queue(timer, ALL)
@@ -351,33 +335,6 @@ class ProcessorTimers:
         timer.wanted, timer.sent_to = False, tid or pid
         with contextlib.suppress(OSError):  # it is ending, or may queue no more
             ptrace.queue_signal(pid, tid, timer.signal, timer.info())
-
-    def _by_use(self) -> Iterable[Thread]:
-        """The program's threads, those first whose host has used most since its last turn."""
-        threads = [thread for thread in self.home.by_tid.values() if not thread.exited]
-        self._turn += 1
-        here = {}
-        for thread in threads:
-            if thread.away == HOME:
-                here[thread.tid] = used_by(self.home.pid, thread.tid)
-        before, self._used_here = self._used_here, here
-        count = len(threads)
-        ranked = [
-            (
-                -self._credit.get(thread.away, 0),
-                before.get(thread.tid, 0) - here.get(thread.tid, 0),
-                (index + self._turn) % count,
-                thread,
-            )
-            for index, thread in enumerate(threads)
-        ]
-        return [each[3] for each in sorted(ranked, key=lambda each: each[:3])]
-
-    def _give_credit(self, by_host: dict[HostId, Times]) -> None:
-        for host, used in by_host.items():
-            more = used.sum_ns - self._used.get(host, used.sum_ns)
-            self._used[host] = used.sum_ns
-            self._credit[host] = self._credit.get(host, 0) + max(more, 0)
 
     def _blocks(self, thread: Thread, number: int) -> bool:
         try:
@@ -390,28 +347,6 @@ class ProcessorTimers:
         except OSError:
             pass
         return True
-
-    def _fetch(self, thread: Thread, ask: bool) -> None:
-        """Have a thread come home for its handler, and go back afterwards."""
-        now = time.monotonic()
-        thread.returns_to = thread.away
-        self._fetched[thread.tid] = now
-        self._in_peace[thread.tid] = now + FETCH_S_MAX
-        if ask:
-            self.home.send(thread.away, BringHome(thread.tid))
-
-    def goes_back(self, thread: Thread) -> None:
-        """A thread that was fetched for a handler has done with it."""
-        now = time.monotonic()
-        taken = now - self._fetched.pop(thread.tid, now)
-        self._in_peace[thread.tid] = now + FETCH_SHARE * taken
-        thread.destination, thread.returns_to = thread.returns_to, HOME
-        self.home.away.depart(thread)
-
-    def ended(self, tid: int) -> None:
-        """A thread is gone."""
-        for table in (self._fetched, self._in_peace):
-            table.pop(tid, None)
 
     def discards(self, thread: Thread) -> bool:
         """Does a thread stand at a signal that nobody is to get?"""

@@ -181,7 +181,7 @@ def rt_sigreturn(home: Home, thread: Thread, args: list[int], call: SpecialCall 
             home.deliver_pending(thread)
             return None
     if thread.returns_to != HOME:
-        home.processor_timers.goes_back(thread)
+        home.processor_timers.takers.goes_back(thread)
     else:
         home.resume(thread)
     return None
