@@ -329,7 +329,7 @@ class Link:
             self._lost = self._lost or _reason(error)
         if self._garbage and not frames:
             raise PeerError(self._garbage)
-        if self._lost and not frames and not self._readable():
+        if self._lost and not frames and not self._waiting():
             raise PeerLost(f"{self.who()} was lost: {self._lost}")
         return frames
 
@@ -372,15 +372,15 @@ class Link:
             self._least = least
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
-    def _readable(self) -> bool:
-        """Whether bytes wait in the socket that no `receive` has looked at."""
+    def _waiting(self) -> int:
+        """How many bytes wait in the socket that no `receive` has looked at."""
         if self._closed:
-            return False
+            return 0
         try:
             waiting = fcntl.ioctl(self._sock, termios.FIONREAD, b"\0\0\0\0")
         except OSError:
-            return False
-        return int.from_bytes(waiting, "little") > 0
+            return 0
+        return int.from_bytes(waiting, "little")
 
     # Life ---------------------------------------------------------------------
 
@@ -419,16 +419,17 @@ class Link:
         """Seconds since anything was heard of the peer, as seen at these calls.
 
         Bytes that wait unread are not the peer's silence but our own slowness (a
-        supervisor stopped and continued, a machine that slept): they count as heard.
+        supervisor stopped and continued, a machine that slept): they count as heard, but
+        once. Of a large frame that stays in pieces some wait for ever, for they are too few
+        to wake anybody (`_expect`).
         """
-        if self.bytes_received != self._heard or self._heard_at < 0:
-            self._heard = self.bytes_received
+        heard = self.bytes_received
+        if heard <= self._heard and now - self._heard_at > BEAT_AFTER_S:
+            heard += self._waiting()
+        if heard > self._heard or self._heard_at < 0:
+            self._heard = heard
             self._heard_at = now
-        silent = now - self._heard_at
-        if silent > BEAT_AFTER_S and self._readable():
-            self._heard_at = now
-            return 0.0
-        return silent
+        return now - self._heard_at
 
     def close(self) -> None:
         """Close the socket; what is queued is dropped. Harmless when repeated."""

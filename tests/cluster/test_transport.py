@@ -242,8 +242,23 @@ def test_silence_is_measured_and_ended_by_any_byte(pair: tuple[Link, Link]) -> N
     wait_readable(far)
     assert far.silent_s(104.5) == 0.0, "bytes that wait unread are no silence"
     assert far.receive() == []
-    assert far.silent_s(105.0) == 0.0
-    assert far.silent_s(106.0) == 1.0
+    assert far.silent_s(105.0) == 0.5, "what is read was heard before"
+    assert far.silent_s(106.0) == 1.5
+
+
+def test_a_peer_that_falls_silent_within_a_large_frame(
+    raw: tuple[Link, socket.socket]
+) -> None:
+    """What has come of it waits in the socket, too little to be read."""
+    link, peer = raw
+    peer.sendall(struct.pack("<II", COHERENCE, 4 << 20) + bytes(1 << 18))
+    while link.bytes_received < 1 << 18:
+        assert link.receive() == []
+    peer.sendall(bytes(1000))
+    assert link.silent_s(100.0) == 0.0
+    assert link.silent_s(101.0) == 0.0, "the thousand bytes"
+    assert link.silent_s(102.0) == 1.0
+    assert link.silent_s(106.0) == 5.0
 
 
 def test_closed_link_is_lost_not_a_crash(pair: tuple[Link, Link]) -> None:
