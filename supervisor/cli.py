@@ -98,20 +98,17 @@ def exec_command(
     Exit status: the program's own (128 + N if signal N killed it); 125 if
     dsmsup fails, 126 if PROGRAM cannot be executed, 127 if it is not found.
     """
-    from supervisor.limits import check_limits, raise_limits
+    from supervisor.limits import raise_limits
 
     raise_limits()  # before much is loaded
     gc.disable()  # what is loaded stays: `run_host` has garbage looked for among what comes after
     from supervisor.cluster import launch, virtual
     from supervisor.cluster.plan import VirtualPlan
-    from supervisor.program import check_proc
-    from supervisor.run import Job, Preparations, run_host
+    from supervisor.run import Job, Preparations, check_host, run_host
 
-    check_proc()
     options = launch.LaunchOptions(n, hosts, rendezvous, key_file, host_id, join_timeout)
     processors = tuple(sorted(os.sched_getaffinity(0)))
     plan = launch.plan(options, os.environ, processors)
-    check_limits(plan.hosts)
     is_virtual = isinstance(plan, VirtualPlan)
     job = Job(
         program, list(arguments), policy, stats_path, verbose, is_virtual, len(processors), migrate,
@@ -119,6 +116,7 @@ def exec_command(
     )
     preparations = Preparations(job)
     if isinstance(plan, VirtualPlan):
+        check_host(plan.hosts)
         preparations.make()
         group = virtual.spawn(plan, lambda child_plan: run_host(child_plan, job, preparations))
         try:

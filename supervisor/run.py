@@ -28,7 +28,8 @@ from supervisor.driver.core import Supervisor
 from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
 from supervisor.errors import EXIT_FAILURE, DsmsupError
-from supervisor.program import find_program
+from supervisor.limits import check_limits
+from supervisor.program import check_proc, find_program
 from supervisor.standard_streams import say
 from supervisor.tasks import NO_MORE, is_no_thread
 from supervisor.tracee import ptrace
@@ -97,6 +98,12 @@ class Preparations:
         self.program = program
 
 
+def check_host(hosts: int) -> None:
+    """Raise DsmsupError where this host cannot be one of a run."""
+    check_proc()
+    check_limits(hosts)
+
+
 def run_host(
     plan: ClusterPlan,
     job: Job,
@@ -133,7 +140,10 @@ async def _run_host(
     plan: ClusterPlan, job: Job, preparations: Preparations,
     child_of: Callable[[int], HostId | None],
 ) -> int:  # fmt: skip
-    membership = await assemble(plan, log=job.tell, prepare=preparations.make)
+    membership = await assemble(
+        plan, log=job.tell, prepare=preparations.make,
+        check=(lambda: None) if job.virtual else partial(check_host, plan.hosts),
+    )  # fmt: skip
     events.block_signals()
     keep_freed_memory()
     job.tell(f"host {membership.host_id}: scheduling: {put_first()}")

@@ -9,6 +9,7 @@ host that would have taken any.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,7 +19,7 @@ import trio
 
 from supervisor.cluster import auth, handshake, mesh, rendezvous
 from supervisor.cluster.auth import Hello
-from supervisor.cluster.handshake import HANDSHAKE_S, Admitted, Welcome
+from supervisor.cluster.handshake import HANDSHAKE_S, Admitted, Refused, Welcome
 from supervisor.cluster.hostinfo import HostInfo, dsmsup_version, local_info, misfit
 from supervisor.cluster.plan import ClusterPlan
 from supervisor.cluster.roster import Membership, Tell, hush, peer_address, plain, take_link
@@ -41,6 +42,8 @@ class _Arrival:
     stream: trio.SocketStream
     info: HostInfo
     wanted: HostId | None
+    admitted: bool = False
+    """It has been told to wait, and hears more when there is more to say."""
 
 
 @dataclass(slots=True)
@@ -58,12 +61,20 @@ class _Assembly:
     warned: set[str] = field(default_factory=set)
     lost: str = ""
     why: DsmsupError | None = None
-    """Home cannot run, and whoever comes hears why."""
+    """There will be no run, and whoever comes hears why."""
     told: int = 0
     """How many have heard it."""
 
     def complete(self) -> bool:
         return len(self.arrivals) == self.plan.hosts - 1
+
+    def leave_if_told(self) -> None:
+        if self.told >= self.plan.hosts - 1:
+            self.scope.cancel()
+
+    def over(self) -> bool:
+        """There is nobody left to wait for."""
+        return self.complete() or bool(self.lost) or self.why is not None
 
     def ids(self) -> dict[HostId, _Arrival]:
         """The id each host has, or would have if no more came."""
@@ -111,7 +122,7 @@ async def gather_hosts(
         if not state.complete():
             log(f"waiting for {plan.hosts - 1} more hosts at {plan.rendezvous}")
         # More than once only if a host left in the very moment when the last one came.
-        while not state.complete() and not state.lost and trio.current_time() < state.deadline:
+        while not state.over() and trio.current_time() < state.deadline:
             with trio.CancelScope(deadline=state.deadline) as state.scope:
                 async with trio.open_nursery() as nursery:
                     for arrival in state.arrivals:
@@ -122,6 +133,8 @@ async def gather_hosts(
                         nursery.start_soon(_accept, state, listener, nursery)
         if state.lost:
             raise PeerLost(state.lost)
+        if state.why is not None:
+            raise state.why
         if not state.complete():
             raise DsmsupError(await _turn_away(state))
         return await _welcome(state)
@@ -205,13 +218,14 @@ async def _greet(state: _Assembly, stream: trio.SocketStream, where: str) -> _Ar
     try:
         hello, info = await handshake.greet_as_home(stream, plan.key, plan.hosts, dsmsup_version())
         info = msgspec.structs.replace(info, address=where)
+        reason = state.objection(hello, info)
+        if info.trouble and not reason and state.why is None:
+            await _give_up(state, hello, info)
         if state.why is not None:
             await handshake.refuse(stream, str(state.why), state.why.exit_status)
             state.told += 1
-            if state.told == plan.hosts - 1:
-                state.scope.cancel()
+            state.leave_if_told()
             return None
-        reason = state.objection(hello, info)
         if reason:
             state.warn(f"refused {info.name}: {reason}")
             await handshake.refuse(stream, reason)
@@ -222,6 +236,9 @@ async def _greet(state: _Assembly, stream: trio.SocketStream, where: str) -> _Ar
         awaited = plan.hosts - 1 - len(state.arrivals)
         state.log(f"{info.name} has arrived with {info.cpus} processors, {awaited} more awaited")
         await handshake.tell(stream, Admitted(max(0.0, state.deadline - trio.current_time())))
+        arrival.admitted = True
+        if state.why is not None:
+            await handshake.tell(stream, Refused(str(state.why)))
     except auth.VersionMismatch as error:
         # Not proved: one line an address, and few in all.
         if where not in state.warned and len(state.warned) < _WARNINGS_MAX:
@@ -240,6 +257,17 @@ async def _greet(state: _Assembly, stream: trio.SocketStream, where: str) -> _Ar
     return arrival
 
 
+async def _give_up(state: _Assembly, hello: Hello, info: HostInfo) -> None:
+    """A host has come to say that it cannot take part: all hear that, and home ends."""
+    which = "a host" if hello.wanted is None else f"host {hello.wanted}"
+    state.why = DsmsupError(f"{which} ({info.name}) cannot take part: {info.trouble}")
+    state.scope.deadline = trio.current_time() + min(_TURN_AWAY_S, state.plan.join_timeout_s)
+    for arrival in state.arrivals:
+        if arrival.admitted:
+            with contextlib.suppress(PeerLost):  # who watches it will tell
+                await handshake.tell(arrival.stream, Refused(str(state.why)))
+
+
 async def _watch(state: _Assembly, arrival: _Arrival) -> None:
     """Notice a host that leaves, or speaks out of turn, before all are there."""
     try:
@@ -248,6 +276,10 @@ async def _watch(state: _Assembly, arrival: _Arrival) -> None:
         data = b""
     state.arrivals.remove(arrival)
     arrival.stream.socket.close()
+    if state.why is not None:  # which it has heard
+        state.told += 1
+        state.leave_if_told()
+        return
     what = "spoke out of turn" if data else "left"
     state.warn(f"{arrival.info.name} {what} before all hosts had arrived")
 

@@ -36,6 +36,8 @@ class HostInfo(msgspec.Struct, frozen=True, array_like=True):
     processor: Processor
     port: int = 0
     """Where the other hosts may call it, 0 for nowhere."""
+    trouble: str = ""
+    """Why it cannot take part: it comes only to say so."""
 
     @property
     def name(self) -> str:

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from dataclasses import replace
 from typing import Final
 
+import msgspec
 import trio
 
 from supervisor.cluster import handshake, mesh, rendezvous
@@ -21,6 +24,8 @@ from supervisor.units import HOME, HostId
 _RETRY_S: Final = (0.05, 0.5)
 _REFUSALS_MAX: Final = 3
 _GRACE_S: Final = 5.0
+_EXCUSE_S: Final = 5.0
+"""How long a host that cannot take part looks for a home to tell."""
 _CONNECT_S: Final = 5.0
 _CONNECT_S_OF_MANY: Final = 1.5
 """Where a launcher tells every address that home has, some may lead nowhere from here."""
@@ -33,17 +38,25 @@ async def join(plan: ClusterPlan, warn: Tell = say, log: Tell = hush) -> Members
     key, another version, or home lost meanwhile.
     """
     listener = mesh.listen(plan)
+    info = local_info(len(plan.cpus), 0 if listener is None else listener.getsockname()[1])
     try:
-        return await _join(plan, listener, warn, log)
+        return await _join(plan, listener, info, warn, log)
     finally:
         if listener is not None:
             listener.close()
 
 
+async def excuse(plan: ClusterPlan, why: DsmsupError, log: Tell) -> None:
+    """This host cannot take part: tell home, if it can be reached within a few seconds."""
+    info = msgspec.structs.replace(local_info(len(plan.cpus)), trouble=str(why))
+    plan = replace(plan, join_timeout_s=min(_EXCUSE_S, plan.join_timeout_s))
+    with trio.move_on_after(plan.join_timeout_s), contextlib.suppress(DsmsupError):
+        await _join(plan, None, info, log, log)
+
+
 async def _join(
-    plan: ClusterPlan, listener: socket.socket | None, warn: Tell, log: Tell
+    plan: ClusterPlan, listener: socket.socket | None, info: HostInfo, warn: Tell, log: Tell
 ) -> Membership:
-    info = local_info(len(plan.cpus), 0 if listener is None else listener.getsockname()[1])
     deadline = trio.current_time() + plan.join_timeout_s
     pause_s, pause_s_max = _RETRY_S
     trouble = ""

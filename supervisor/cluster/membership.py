@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from supervisor.cluster import rendezvous
 from supervisor.cluster.gather import gather_hosts, turn_away
-from supervisor.cluster.join import join
+from supervisor.cluster.join import excuse, join
 from supervisor.cluster.plan import ClusterPlan
 from supervisor.cluster.roster import Membership, Tell, hush
 from supervisor.errors import DsmsupError
@@ -28,16 +28,18 @@ async def assemble(
     warn: Tell = say,
     log: Tell = hush,
     prepare: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Membership:
     """Be home or join, as the plan says; without an id, whoever can listen is home.
 
     `warn` gets lines that the user should always see, `log` those for -v. `prepare` is
-    what home does before it waits for the others, who hear of its failure at once. Raises
-    DsmsupError with the line that ends the run.
+    what home does before it waits for the others, `check` what every host does: where it
+    fails, the others hear of it at once. Raises DsmsupError with the line that ends the run.
     """
 
     async def gather(listeners: list[socket.socket]) -> Membership:
         try:
+            check()
             prepare()
         except DsmsupError as error:
             warn(str(error))
@@ -46,12 +48,22 @@ async def assemble(
             raise
         return await gather_hosts(plan, listeners, warn, log)
 
+    async def join_home() -> Membership:
+        try:
+            check()
+        except DsmsupError as error:
+            warn(str(error))
+            error.told = True
+            await excuse(plan, error, log)
+            raise
+        return await join(plan, warn, log)
+
     if plan.listener is not None or plan.hosts == 1:
         return await gather([])
     if plan.host_id == HOME:
         return await gather(await rendezvous.listen(plan.rendezvous, True))
     if plan.host_id is not None:
-        return await join(plan, warn, log)
+        return await join_home()
     try:
         listeners = await rendezvous.listen(plan.rendezvous, False)
     except (
@@ -60,5 +72,5 @@ async def assemble(
         rendezvous.UnknownHost,
         rendezvous.NameServiceSilent,
     ):
-        return await join(plan, warn, log)
+        return await join_home()
     return await gather(listeners)

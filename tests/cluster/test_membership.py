@@ -52,11 +52,12 @@ class Host:
     error: DsmsupError | None = None
     done: trio.Event = field(default_factory=trio.Event)
     prepare: Callable[[], None] = lambda: None
+    check: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
         try:
             self.result = await assemble(
-                self.plan, self.warnings.append, self.logs.append, self.prepare
+                self.plan, self.warnings.append, self.logs.append, self.prepare, self.check
             )
         except DsmsupError as error:
             assert "\n" not in str(error)
@@ -792,5 +793,37 @@ def test_home_that_cannot_run_tells_those_who_wait() -> None:
         for other in (early, late):
             line = f"home at 127.0.0.1:{port} says: cannot find './a.out'"
             assert (str(other.error), other.error and other.error.exit_status) == (line, 127)
+
+    play(script)
+
+
+@pytest.mark.parametrize("unable_id", [None, 2])
+def test_a_host_that_cannot_take_part_is_not_waited_for(unable_id: int | None) -> None:
+    """Home, and all that have come, hear why, whether home is there before it or not."""
+
+    def too_few() -> None:
+        raise DsmsupError("a process may have only 12 files open here")
+
+    async def script(nursery: trio.Nursery) -> None:
+        port = free_port()
+        early, unable, home = (Host(plan(3, id_, port)) for id_ in (1, unable_id, 0))
+        if unable_id is None:
+            home, unable = unable, home
+            home.plan, unable.plan = plan(3, 0, port), plan(3, None, port)
+        unable.check = too_few
+        hosts = [early, unable, home] if unable_id else [early, home, unable]
+        for host in hosts[:2]:
+            nursery.start_soon(host.run)
+        await early.heard("waiting for home" if unable_id else "admitted")
+        nursery.start_soon(hosts[2].run)
+        for host in hosts:
+            await host.done.wait()
+        assert str(unable.error) == "a process may have only 12 files open here"
+        assert unable.warnings == [str(unable.error)] and unable.error and unable.error.told
+        name = "host 2" if unable_id else "a host"
+        line = str(home.error)
+        assert line.startswith(f"{name} (")
+        assert line.endswith(" cannot take part: a process may have only 12 files open here")
+        assert str(early.error) == f"home at 127.0.0.1:{port} says: {line}"
 
     play(script)
