@@ -7,6 +7,7 @@ What is sent to dsmsup to end the program is passed on to it.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Final
@@ -21,7 +22,28 @@ if TYPE_CHECKING:
     from supervisor.driver.thread import Thread
 
 TERMINATION_S: Final = 5.0
-"""How long the program may take to end after dsmsup was sent SIGTERM."""
+"""How long the program may take to end by a SIGTERM that it neither handles nor blocks."""
+
+
+def is_awaited(pid: int, number: int) -> bool:
+    """Does a process handle or ignore a signal, or have it blocked in all of its threads?"""
+    bit = 1 << (number - 1)
+    if _masks(f"/proc/{pid}/status", "SigIgn:", "SigCgt:") & bit:
+        return True
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return True
+    return all(_masks(f"/proc/{pid}/task/{task}/status", "SigBlk:") & bit for task in tasks)
+
+
+def _masks(path: str, *names: str) -> int:
+    """Some masks of a task's, together; all signals, of one that is gone."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return sum(int(line.split()[1], 16) for line in file if line.startswith(names))
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
 
 
 class Endings:
@@ -102,12 +124,13 @@ class Endings:
         self.pass_on(number)
 
     def pass_on(self, number: int) -> None:
-        """Give the program a signal meant for it; if it has to end, it ends within a time."""
+        """Give the program a signal meant for it; if it has to end, it ends within a time.
+
+        It may well handle one that comes more than once (timeout(1) and service managers
+        send it to the group, and to dsmsup as well), and take its time to end.
+        """
         home = self._home
         if home.finished:
-            return
-        if number == signal.SIGTERM and self.terminating:
-            self.kill_program()
             return
         self.signal_program(number)
         if number == signal.SIGTERM:
@@ -115,7 +138,8 @@ class Endings:
             home.events.at(time.monotonic() + TERMINATION_S, self._terminate)
 
     def _terminate(self) -> None:
-        if not self._home.finished:
+        home = self._home
+        if not home.finished and not is_awaited(home.pid, signal.SIGTERM):
             self.status = EXIT_SIGNAL_BASE + signal.SIGTERM
             self.kill_program()
 

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -13,6 +16,7 @@ import trio
 from supervisor.arch import X86_64
 from supervisor.cluster.transport import CONTROL, Link
 from supervisor.driver import messages
+from supervisor.driver.endings import is_awaited
 from supervisor.driver.home import Home
 from supervisor.driver.lender import Lender
 from supervisor.driver.messages import Statistics, Trouble
@@ -92,6 +96,34 @@ def test_a_lost_link_waits_for_the_end_of_a_process_of_our_own(pair: tuple[Home,
     assert not home.finished
     home.on_stop(Stop(PROCESS, StopKind.KILLED, 11))
     assert "was killed by SIGSEGV" in str(home.trouble)
+
+
+@pytest.mark.parametrize(
+    ("setting", "awaited"),
+    [
+        ("pass", False),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", True),
+        ("signal.signal(signal.SIGTERM, print)", True),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})", True),
+        ("blocked_in_one_thread()", False),
+    ],
+)
+def test_whether_a_process_awaits_a_signal(setting: str, awaited: bool) -> None:
+    script = f"""
+import signal, sys, threading
+def blocked_in_one_thread():
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
+{setting}
+print(flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert is_awaited(process.pid, signal.SIGTERM) is awaited
 
 
 def test_last_words_reach_a_home_that_reads_late_and_has_more_to_say() -> None:

@@ -48,6 +48,18 @@ def test_signal_to_the_command(number: signal.Signals, hosts: int, place: Place)
     assert b"Traceback" not in end.stderr
 
 
+@pytest.mark.parametrize("waits", ["0", "1"], ids=["handler", "sigwait"])
+def test_a_program_may_take_its_time_to_end(waits: str, hosts: int, place: Place) -> None:
+    """SIGTERM comes more than once where a service manager sends it to all processes."""
+    argv = ["exec", "-n", str(hosts), str(harness.BIN / "orderly_end"), waits]
+    run = place.start([*harness.dsmsup_command(), *argv])
+    for line in (b"ready\n", b"ending\n"):
+        run.wait_for_output(line)
+        os.kill(run.pid, signal.SIGTERM)
+    end = wait_for_end(run, place)
+    assert (end.status, end.stdout, end.own_lines()) == (7, b"ready\nending\nended\n", [])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_while_starting(number: signal.Signals, place: Place) -> None:
     """Before the program runs, too: the moments are spread over a start's length.
