@@ -82,6 +82,19 @@ def test_threads_that_a_host_may_not_make_go_on_at_home(place: Place) -> None:
     assert all("ulimit -u" in line for line in back)
 
 
+@pytest.mark.parametrize("unable", [0, 1])
+def test_a_host_that_cannot_take_part_ends_every_host(unable: int, place: Place) -> None:
+    """The others need not wait for it."""
+    few = ("prlimit", "--nofile=24:24")
+    prefixes = (few, ()) if unable == 0 else ((), few)
+    runs = clusters.on_loopback(place)._replace(prefixes=prefixes).start(harness.BIN / "mutex")
+    for run in runs:
+        end = run.wait(harness.RUN_LIMIT_S / 2)
+        assert (end.status, end.stdout) == (125, b"")
+        (line,) = end.own_lines()
+        assert "only 24 files" in line and "ulimit -n" in line
+
+
 def test_a_program_that_is_not_there_ends_every_host(place: Place) -> None:
     """The others need not wait for a home that has ended."""
     home, other = clusters.on_loopback(place).start("./not_here")
