@@ -178,8 +178,8 @@ def main() -> Any:
     """Entry point: every failure is one line on stderr and a documented status."""
     let_interrupts_kill()
     given_signals.take_over()
-    settle()
     try:
+        settle()
         sys.exit(cli.main(prog_name="dsmsup", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)

@@ -50,6 +50,7 @@ _EXHAUSTED: Final = {
     errno.ENOSPC: "the memory of this machine's shared files (or a disk) is full",
 }
 """What is missing, for which nobody is to look for a fault in dsmsup."""
+_FORBIDDEN: Final = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 VIRTUAL_SILENCE_S_MAX: Final = 60.0
 """How long a virtual host may say nothing: the kernel tells of its end, and this machine
 may be busy, or somebody may have stopped the host for a look (kill -STOP)."""
@@ -133,6 +134,11 @@ def _internal_error(error: BaseException, job: Job) -> str:
         return NO_MORE
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return f"{error.strerror}: {_EXHAUSTED[error.errno]}"
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        return (
+            f"{error.strerror}: this system forbids a call that dsmsup needs (the container's "
+            "seccomp profile? -v shows which)"
+        )
     return f"internal error: {type(error).__name__}: {error} (-v shows where)"
 
 

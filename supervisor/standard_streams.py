@@ -15,6 +15,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
+from supervisor.errors import DsmsupError
+
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -75,13 +77,26 @@ class _Error(_Raw):
         pass
 
 
+def open_null() -> int:
+    """A descriptor of /dev/null, which programs do not inherit. Raises DsmsupError."""
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except OSError as error:
+        raise DsmsupError(
+            f"cannot open {os.devnull} ({error.strerror}): is /dev mounted here?"
+        ) from None
+
+
 def settle() -> None:
-    """Make descriptors 0 to 2 usable, and printing to them end as documented."""
+    """Make descriptors 0 to 2 usable, and printing to them end as documented.
+
+    Raises DsmsupError.
+    """
     for descriptor in _STANDARD:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            open_null()  # the lowest that is free
     sys.stdout = _text(_Output(), sys.stdout)
     sys.stderr = _text(_Error(), sys.stderr)
 

@@ -26,7 +26,7 @@ from supervisor.cluster.auth import new_key
 from supervisor.cluster.plan import ClusterPlan, Rendezvous, VirtualPlan
 from supervisor.cluster.rendezvous import check_loopback, listen_on_loopback
 from supervisor.errors import EXIT_FAILURE, DsmsupError
-from supervisor.standard_streams import say
+from supervisor.standard_streams import open_null, say
 from supervisor.units import HOME, HostId
 
 HostMain = Callable[[ClusterPlan], int]
@@ -111,6 +111,7 @@ def spawn(
         listener = listen_on_loopback()
     except OSError as error:
         raise DsmsupError(f"cannot listen at 127.0.0.1: {error.strerror}") from None
+    null = open_null()
     rendezvous = Rendezvous(("127.0.0.1",), listener.getsockname()[1])
     plans = [
         ClusterPlan(
@@ -128,20 +129,32 @@ def spawn(
         for child_plan in plans[1:]:
             pid = tasks.fork()
             if pid == 0:
-                _run_child(child_plan, host_main, front, tuple(keep), pin)
+                _run_child(child_plan, host_main, front, tuple(keep), pin, null)
             assert child_plan.host_id is not None
-            hosts.children.append(Child(child_plan.host_id, pid, os.pidfd_open(pid)))
+            hosts.children.append(Child(child_plan.host_id, pid, _descriptor_of(pid)))
     except (OSError, DsmsupError) as error:
         for child in hosts.children:
             _kill(child)
         hosts.reap()
         listener.close()
+        os.close(null)
         why = error.strerror if isinstance(error, OSError) else error
         raise DsmsupError(f"cannot start {plan.hosts} virtual hosts: {why}") from None
+    os.close(null)
     _bind(home, pin)
     processes = tuple((child.host, child.pidfd) for child in hosts.children)
     hosts.plan = replace(home, processes=processes)
     return hosts
+
+
+def _descriptor_of(pid: int) -> int:
+    """Of a child just forked, which ends where it can have none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _bind(plan: ClusterPlan, pin: bool) -> None:
@@ -153,12 +166,13 @@ def _bind(plan: ClusterPlan, pin: bool) -> None:
 
 
 def _run_child(
-    plan: ClusterPlan, host_main: HostMain, front: int, keep: tuple[int, ...], pin: bool
-) -> NoReturn:
+    plan: ClusterPlan, host_main: HostMain, front: int, keep: tuple[int, ...], pin: bool,
+    null: int,
+) -> NoReturn:  # fmt: skip
     """A child's whole life. Never returns, whatever happens: home's stack is below us."""
     status = EXIT_FAILURE
     try:
-        _settle_child(front, keep)
+        _settle_child(front, keep, null)
         _bind(plan, pin)
         status = host_main(plan)
     except DsmsupError as error:
@@ -175,22 +189,19 @@ def _run_child(
             os._exit(status & 0xFF)
 
 
-def _settle_child(front: int, keep: tuple[int, ...]) -> None:
+def _settle_child(front: int, keep: tuple[int, ...], null: int) -> None:
     if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         raise DsmsupError(f"prctl: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != front:  # Home died before the kernel knew that we want to follow.
         os._exit(EXIT_FAILURE)
     os.setsid()
-    low = 3
-    for descriptor in (*sorted(fd for fd in keep if fd >= 3), 1 << 20):
-        os.closerange(low, descriptor)
-        low = descriptor + 1
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     try:
         os.dup2(2, 1)
     except OSError:  # Home was started without a stderr.
         os.dup2(null, 1)
         os.dup2(null, 2)
-    if null > 2:
-        os.close(null)
+    low = 3
+    for descriptor in (*sorted(fd for fd in keep if fd >= 3), 1 << 20):
+        os.closerange(low, descriptor)
+        low = descriptor + 1

@@ -21,7 +21,8 @@ from supervisor.tracee import priority, ptrace, seccomp
 from supervisor.tracee.stops import Stop, StopKind, wait_for
 
 _PERSONALITY_ADDR_NO_RANDOMIZE = 0x0040000
-
+_REPORT_BYTES_MAX: Final = 64
+"""An errno, and the step that failed where it was not the exec."""
 
 _FAULTS: Final = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
@@ -59,7 +60,8 @@ def spawn(
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            raise _no_tracing(error) from None
+            report = os.read(error_read, _REPORT_BYTES_MAX)  # it may have failed before
+            raise (_exec_error(report, path) if report else _no_tracing(error)) from None
         os.write(go_write, b"g")
         _run_to_exec(pid, error_read, path)
     finally:
@@ -99,7 +101,7 @@ def _run_to_exec(pid: int, error_read: int, path: str | int) -> None:
                     os.kill(pid, number)
                 return
             case StopKind.EXITED | StopKind.KILLED:
-                raise _exec_error(os.read(error_read, 16), path)
+                raise _exec_error(os.read(error_read, _REPORT_BYTES_MAX), path)
             case StopKind.SIGNAL if stop.detail in _FAULTS:
                 ptrace.cont(pid, stop.detail)
             case StopKind.SIGNAL:
@@ -117,11 +119,17 @@ def finish_exec(pid: int) -> None:
 
 
 def _exec_error(report: bytes, path: str | int) -> DsmsupError:
+    code_text, _, step = report.decode().partition(" ")
+    if step:
+        return DsmsupError(
+            f"cannot prepare a process for the program ({step}: {os.strerror(int(code_text))}): "
+            "this system forbids it (the container's seccomp profile?)"
+        )
     if not report:  # execve(2) kills the process where it finds out too late to return
         return CannotExecute(
             f"cannot execute '{path}': the kernel cannot load it (a damaged ELF file?)"
         )
-    code = int(report)
+    code = int(code_text)
     if code == errno.ENOENT:
         if isinstance(path, str) and os.path.exists(path):
             return CannotExecute(f"cannot execute '{path}': its interpreter is not there")
@@ -140,23 +148,29 @@ def _child(
     new_session: bool,
     own_signals: Iterable[int],
 ) -> NoReturn:
+    step = ""
     try:
         if new_session:
             os.setsid()
         if cpus is not None:
+            step = " sched_setaffinity"
             os.sched_setaffinity(0, cpus)
         # Addresses must be the same in every host, and low ones free.
+        step = " personality"
         personality = ptrace.raw_syscall(135, 0xFFFFFFFF)
         ptrace.raw_syscall(135, personality | _PERSONALITY_ADDR_NO_RANDOMIZE)
         if os.read(go_read, 1) != b"g":
             os._exit(127)
+        step = " setrlimit"
         restore_limits()
         priority.restore()
         given_signals.restore(but=own_signals)
         if filter_program is not None:
+            step = " seccomp"
             seccomp.install(filter_program)
+        step = ""
         os.execve(path, arguments, environment)
     except OSError as error:
-        os.write(error_write, str(error.errno).encode())
+        os.write(error_write, f"{error.errno}{step}".encode())
     finally:
         os._exit(127)

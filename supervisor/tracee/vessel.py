@@ -9,9 +9,11 @@ their own addresses, inaccessible until fetched.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
+import tempfile
 from collections.abc import Iterable
 
 from supervisor.tracee import control, inject
@@ -23,6 +25,8 @@ from supervisor.tracee.maps import read_maps
 from supervisor.tracee.memory import GuestMemory
 from supervisor.tracee.spawn import spawn
 
+_NAME = "dsmsup-vessel"
+_MFD_EXEC = 0x10
 _LOAD_ADDRESS = 0x0030_0000
 
 
@@ -41,6 +45,30 @@ def vessel_image() -> bytes:
     return header + segment + code
 
 
+def _vessel_file() -> int:
+    """A descriptor of the vessel's file that may be executed.
+
+    Where vm.memfd_noexec forbids that of files in memory, it is one without a name in the
+    folder for temporary files.
+    """
+    flags = os.MFD_CLOEXEC
+    try:
+        try:
+            writable = os.memfd_create(_NAME, flags | _MFD_EXEC)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            writable = os.memfd_create(_NAME, flags)  # before Linux 6.3 all may be executed
+    except PermissionError:
+        writable = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o700)
+    try:
+        os.write(writable, vessel_image())
+        # What is open for writing is not executed (ETXTBSY).
+        return os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(writable)
+
+
 def launch_vessel(
     memory: GuestMemory,
     block: ControlBlock,
@@ -53,9 +81,8 @@ def launch_vessel(
 
     With `questions_fault`, its CPUIDs raise SIGSEGV.
     """
-    image = os.memfd_create("dsmsup-vessel", os.MFD_CLOEXEC)
+    image = _vessel_file()
     try:
-        os.write(image, vessel_image())
         pid = spawn(
             image, [b"dsmsup-vessel"], {}, filter_program,
             cpus=cpus, new_session=True, own_signals=signal.valid_signals(),

@@ -424,6 +424,29 @@ def test_proc_of_another_namespace(command: tuple[str, ...], proc: str, place: P
     assert "mount -t proc proc /proc" in one_line(run, 125)
 
 
+@pytest.mark.parametrize("closed", ["", "<&-", ">&-"])
+def test_no_null_device(closed: str, place: Place) -> None:
+    as_root()
+    script = f'mount -t tmpfs -o ro none /dev && "$@" {closed}'
+    command = [*harness.dsmsup_command(), "exec", "-n", "2", "true"]
+    run = place.run(["unshare", "-m", "sh", "-c", script, "sh", *command])
+    assert "cannot open /dev/null" in one_line(run, 125)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_memory_files_that_may_not_be_executed(level: int, place: Place) -> None:
+    as_root()
+    setting = Path("/proc/sys/vm/memfd_noexec")
+    if not setting.exists():
+        pytest.skip(f"no {setting}")
+    script = f'echo {level} > {setting} && exec "$@"'
+    run = place.run(
+        ["unshare", "-p", "-f", "--mount-proc", "sh", "-c", script, "sh",
+         *harness.dsmsup_command(), "exec", "-n", "2", str(harness.BIN / "mutex")]
+    )  # fmt: skip
+    assert (run.status, run.stdout, run.stderr) == (0, b"mutex: 1200\n", b"")
+
+
 def test_loopback_that_is_down(place: Place) -> None:
     as_root()
     run = place.run(["unshare", "-n", *harness.dsmsup_command(), "exec", "-n", "2", "true"])
