@@ -119,6 +119,9 @@ class Endings:
         """
         if number == signal.SIGTSTP:
             self._home.jobs.asked()
+        elif self._home.is_prepared_for and not is_awaited(self._home.pid, number):
+            # It would be the first that the program sees, after all is rewritten.
+            self._end_by(number)
         if from_kernel and number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
             return
         self.pass_on(number)
@@ -140,8 +143,12 @@ class Endings:
     def _terminate(self) -> None:
         home = self._home
         if not home.finished and not is_awaited(home.pid, signal.SIGTERM):
-            self.status = EXIT_SIGNAL_BASE + signal.SIGTERM
-            self.kill_program()
+            self._end_by(signal.SIGTERM)
+
+    def _end_by(self, number: int) -> None:
+        """End the program as a signal does."""
+        self.status = EXIT_SIGNAL_BASE + number
+        self.kill_program()
 
     def signal_program(self, number: int) -> None:
         """Send the program a signal; nothing where it has ended."""

@@ -134,6 +134,8 @@ class Home(Supervisor):
         )
         self.pid = 0
         self.pidfd = -1
+        self.is_prepared_for = False
+        """The program stands at its first instruction, while its files are rewritten."""
         self._forced_blocked = 0
         """The forced signals that the next image's first thread has blocked, as a mask."""
         self.host_statistics: dict[int, dict[str, int]] = {}
@@ -166,6 +168,7 @@ class Home(Supervisor):
 
         Its files are rewritten first, which can take longer than a host may be silent.
         """
+        self.is_prepared_for = True
         paths = {mapping.path for mapping in read_maps(self.pid) if mapping.path.startswith("/")}
         self.operations.begin(
             "take over", None, self.prepared(paths), lambda _: self._take_over_prepared()
@@ -182,6 +185,7 @@ class Home(Supervisor):
                 return
 
     def _take_over_prepared(self) -> None:
+        self.is_prepared_for = False
         if self.finished:
             return
         taken = image.take_over(

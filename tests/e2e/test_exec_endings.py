@@ -203,6 +203,29 @@ def test_home_alone_gives_up_waiting_when_told(place: Place) -> None:
     assert wait_for_end(home, place).status == 143
 
 
+SLOW_TO_REWRITE: str = """
+import os, signal, sys
+from supervisor.driver import rewritten_files
+
+def rewritten(*_, **__):
+    os.write(1, b"rewriting\\n")
+    signal.pause()
+
+rewritten_files.rewritten = rewritten
+from supervisor.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_while_the_program_is_rewritten(number: signal.Signals, place: Place) -> None:
+    """It ends by it at once, as it would have natively."""
+    run = place.start([sys.executable, "-c", SLOW_TO_REWRITE, "exec", "-n", "2", *ENDLESS])
+    run.wait_for_output(b"rewriting\n")
+    os.killpg(run.pid, number)
+    assert wait_for_end(run, place).status == 128 + number
+
+
 FAULTY: str = """
 import sys
 from supervisor.driver.{module} import {kind}
