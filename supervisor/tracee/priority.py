@@ -78,6 +78,12 @@ def restore() -> None:
         _libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(_given.timer_slack_ns), 0, 0, 0)
 
 
+def _may_be_urgent() -> bool:
+    """A real-time task that reaches a hard RLIMIT_RTTIME is killed: no bound below would help."""
+    _, hard = resource.getrlimit(_RLIMIT_RTTIME)
+    return hard == resource.RLIM_INFINITY or hard > URGENT_S_MAX * 1e6
+
+
 def put_first(task: int = 0) -> str:
     """Raise a task's urgency (0: this process's), not its children's; says how.
 
@@ -88,11 +94,10 @@ def put_first(task: int = 0) -> str:
         _given = _Given(
             os.getpriority(os.PRIO_PROCESS, 0), _libc.prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0)
         )
-    try:
-        os.sched_setscheduler(task, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-        return "real-time"
-    except OSError:
-        pass
+    if _may_be_urgent():
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(task, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+            return "real-time"
     # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
     attributes = struct.pack(
         "<IIQiIQQQ", 48, os.SCHED_OTHER, _SCHED_FLAG_RESET_ON_FORK, 0, 0, _SHORTEST_SLICE_NS, 0, 0

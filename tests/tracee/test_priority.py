@@ -42,5 +42,17 @@ def test_a_busy_real_time_process_becomes_an_ordinary_one() -> None:
     assert 0.1 < float(done.stdout) < 4
 
 
+def test_where_real_time_tasks_are_killed_it_is_none() -> None:
+    """By a hard limit that comes before the bound."""
+    done = run("""
+import resource
+from supervisor.tracee.priority import _RLIMIT_RTTIME, put_first
+resource.setrlimit(_RLIMIT_RTTIME, (1000, 1000))
+print(put_first())
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout in (b"shortest slice\n", b"as any other\n")
+
+
 def test_a_limit_of_processor_time_ends_it_as_before() -> None:
     assert run(CPU_LIMIT).returncode == -24
