@@ -97,7 +97,9 @@ class MemoryLimits:
         limit = self._limits[resource.RLIMIT_DATA][0]
         if limit == INFINITE:
             return True
-        with open(f"/proc/{home.pid}/stat", encoding="utf-8", errors="replace") as file:
+        with open(
+            f"/proc/{home.agent.tid}/stat", encoding="utf-8", errors="replace"
+        ) as file:
             fields = file.read().rpartition(")")[2].split()
         start_data, end_data = int(fields[42]), int(fields[43])
         return end - home.layout.break_start + end_data - start_data <= limit

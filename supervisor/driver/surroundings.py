@@ -41,6 +41,10 @@ _ZERO_IN_SMAPS: Final = (
     "Private_Hugetlb", "Swap", "SwapPss", "Locked",
 )  # fmt: skip
 
+_OF_MEMORY: Final = frozenset(
+    ("auxv", "cmdline", "environ", "maps", "smaps", "statm")
+)  # fmt: skip
+
 
 class Surroundings:
     """Home's part: what the program sees of its process and of the machine."""
@@ -71,7 +75,7 @@ class Surroundings:
         directory = machine.AT_FDCWD if folder is None else call.args[folder]
         if not machine.may_be_shown(directory, named):
             return None
-        path = machine.in_folder(self.home.pid, directory, named)
+        path = machine.in_folder(thread.task, directory, named)
         if path.startswith("/proc/") and path.endswith("/mem"):
             self.memory_opened = True
         flags = machine.FLAGS.get(row.name)
@@ -98,6 +102,9 @@ class Surroundings:
         if process not in ("self", "thread-self", str(self.home.pid)):
             return self.home.bystanders.file(int(process), int(task or process), name)
         tid = int(task) if task else thread.tid if process == "thread-self" else self.home.pid
+        thread_of_file = self.home.by_tid.get(tid)
+        if name in _OF_MEMORY and thread_of_file is not None and thread_of_file.exited:
+            return None  # a main thread that has ended before others: it has no memory
         if name in ("cmdline", "environ"):
             return (yield from self._strings(name))
         if name == "auxv":
@@ -171,7 +178,7 @@ class Surroundings:
 
     def _strings(self, name: str) -> Steps:
         """Arguments or environment: where they lie is in stat's fields 48 to 51 (proc(5))."""
-        text = _read(f"/proc/{self.home.pid}/stat")
+        text = _read(f"/proc/{self.home.agent.tid}/stat")  # main may have ended
         fields = text.rpartition(")")[2].split()
         at = 45 if name == "cmdline" else 47
         start, end = int(fields[at]), int(fields[at + 1])
@@ -182,7 +189,7 @@ class Surroundings:
         return self.home.read(start, length)
 
     def _auxiliary_vector(self) -> bytes:
-        with open(f"/proc/{self.home.pid}/auxv", "rb") as file:
+        with open(f"/proc/{self.home.agent.tid}/auxv", "rb") as file:
             vector = bytearray(file.read())
         amend_auxiliary(vector, 0, self.home.scratch.arch, self.home.shown)
         return bytes(vector)
@@ -190,7 +197,7 @@ class Surroundings:
     def _lines(self) -> list[tuple[Area, str]]:
         """Each area with its line of /proc/PID/maps."""
         home = self.home
-        native = {mapping.start: mapping for mapping in read_maps(home.pid)}
+        native = {mapping.start: mapping for mapping in read_maps(home.agent.tid)}
         lines = []
         for area in home.space:
             if area.kind is Kind.RESERVED:

@@ -288,3 +288,25 @@ def queue_signal(pid: int, tid: int, number: int, info: bytes) -> None:
 def borrow_descriptor(pidfd: int, descriptor: int) -> int:
     """A duplicate, in the supervisor, of a guest's descriptor (pidfd_getfd(2))."""
     return raw_syscall(438, pidfd, descriptor, 0)
+
+
+_PIDFD_OPEN: Final = 434
+_PIDFD_THREAD: Final = os.O_EXCL
+
+
+def borrow_from_task(task: int, descriptor: int, pidfd: int) -> int:
+    """The same of one task, which may have a table of its own (unshare(2)), or live on in a
+    process whose main task, and its table, is gone.
+
+    `pidfd` is the process's, for kernels before 6.9, which have none of single tasks.
+    """
+    try:
+        own = raw_syscall(_PIDFD_OPEN, task, _PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return borrow_descriptor(pidfd, descriptor)
+    try:
+        return borrow_descriptor(own, descriptor)
+    finally:
+        os.close(own)

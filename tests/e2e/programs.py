@@ -82,6 +82,7 @@ THREADS = [
     Program("main_exits", threads=0),
     Program("child_threads", threads=0),
     Program("untraced"),
+    Program("own_tables"),
     Program("exit_thread", status=7),
     Program("cancel", threads=3),
     Program("ids"),

@@ -90,7 +90,7 @@ def _substitute(home: Home, thread: Thread, directory: int, path: str) -> Steps:
     if not path.startswith("/"):
         number = directory & 0xFFFF_FFFF
         place = "cwd" if number == machine.AT_FDCWD else f"fd/{number}"
-        path = os.path.join(f"/proc/{home.pid}/{place}", path)
+        path = os.path.join(f"/proc/{thread.task}/{place}", path)
     try:
         about = os.stat(path)
         if not stat.S_ISREG(about.st_mode):
@@ -111,7 +111,7 @@ def getdents64(home: Home, thread: Thread, args: list[int], call: SpecialCall | 
     row = home.calls.row_of(thread, call)
     size = args[2] & 0xFFFF_FFFF
     try:
-        folder = os.readlink(f"/proc/{home.pid}/fd/{args[0] & 0xFFFF_FFFF}")
+        folder = os.readlink(f"/proc/{thread.task}/fd/{args[0] & 0xFFFF_FFFF}")
     except OSError:
         folder = ""
     args = [*args[:2], home.machine.room(folder, size), *args[3:]]

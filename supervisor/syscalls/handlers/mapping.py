@@ -61,7 +61,9 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
     file = -1
     if not flags & MAP_ANONYMOUS:
         try:
-            file = ptrace.borrow_descriptor(home.pidfd, descriptor & 0xFFFF_FFFF)
+            file = ptrace.borrow_from_task(
+                thread.task, descriptor & 0xFFFF_FFFF, home.pidfd
+            )
         except OSError as error:
             return -(error.errno or errno.EBADF)
         if unmappable := machine.why_unmappable(file):
@@ -79,7 +81,7 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
     data = length if private and protection & WRITE and not flags & MAP_GROWSDOWN else 0
     counted = length
     if file >= 0:
-        counted = length_of_original(home, _path_of(home, descriptor), length)
+        counted = length_of_original(home, _path_of(thread, descriptor), length)
     if start >= 0 and not home.limits_of(thread).fits(
         home, counted, data, (start, start + length)
     ):
@@ -129,9 +131,9 @@ def mmap2(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     return mmap(home, thread, [*args[:5], args[5] * PAGE_SIZE], call)
 
 
-def _path_of(home: Home, descriptor: int) -> str:
+def _path_of(thread: Thread, descriptor: int) -> str:
     try:
-        return os.readlink(f"/proc/{home.pid}/fd/{descriptor & 0xFFFF_FFFF}")
+        return os.readlink(f"/proc/{thread.task}/fd/{descriptor & 0xFFFF_FFFF}")
     except OSError:
         return ""
 
@@ -144,7 +146,7 @@ def _map_file(
     _, _, protection, flags, descriptor, offset = args
     shared = flags & MAP_TYPE != MAP_PRIVATE
     end = start + length
-    path = _path_of(home, descriptor)
+    path = _path_of(thread, descriptor)
     backing = FileBacking(file, start - offset)
     copied = not shared and protection & WRITE
     if not copied:
@@ -212,7 +214,7 @@ def shmat(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None
     start = home.agent.run([(SYS_SHMAT, identifier & 0xFFFF_FFFF, address, flags)])[0]
     if start < 0:
         return start
-    found = [mapping for mapping in read_maps(home.pid) if mapping.start == start]
+    found = [mapping for mapping in read_maps(home.agent.tid) if mapping.start == start]
     mapping = found[0]
     if not home.limits_of(thread).fits(home, mapping.end - start, 0, (start, mapping.end)):
         home.agent.check([(SYS_SHMDT, start)])
