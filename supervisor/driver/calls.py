@@ -12,7 +12,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from supervisor.arch.base import NO_CALL
-from supervisor.driver import own_memory, signals
+from supervisor.driver import own_memory, signals, temporary_masks
 from supervisor.driver.interrupted import ENDED, Wait, name_of
 from supervisor.driver.machine import PATHS
 from supervisor.driver.messages import BringHome, SpecialCall
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
 
-
 class Calls:
     """Of the program's threads; `call` is a thread elsewhere's, None that of one that is here."""
 
@@ -65,6 +64,7 @@ class Calls:
             home.away.depart(thread)
             return
         thread.entered = False
+        temporary_masks.restore(thread)  # of a wait that begins again
         if where is Where.SPACE or where is Where.HANDLER or row.name in handlers.OVERRIDES:
             handler = handlers.find(row)
             if handler is None:
@@ -77,6 +77,7 @@ class Calls:
             return
         elif (
             home.hosts == 1 and row.choose is None and name_of(row) not in ENDED
+            and not temporary_masks.takes_one(row, thread.arch.arguments_of(registers))
         ) or (is_plain(row) and row.name not in TARGETS):
             if home.node.armed and not row.quiet:
                 home.operations.begin(
@@ -144,6 +145,11 @@ class Calls:
                 return slept
         if row.name in PATHS:
             instead = yield from home.surroundings.redirect(thread, row, call)
+        masked = name_of(row) in temporary_masks.MASKS
+        if masked:
+            again = temporary_masks.swap(home, thread, row, call)
+            if again is not None:
+                return again
         own: tuple[own_memory.Range, ...] = ()
         if home.surroundings.memory_opened:
             own = own_memory.touched(home, thread, row, call)
@@ -177,6 +183,8 @@ class Calls:
             yield Flush()
         if wait is not None:
             result = wait.end(result)
+        if masked:
+            temporary_masks.call_ended(thread, result.ret)
         return (yield from home.processor_time.amend(thread, row, call, result))
 
     def _finish(self, thread: Thread, value: Any) -> None:
@@ -269,10 +277,14 @@ class Calls:
             return
         home = self._home
         home.misdirected.restore(thread, number)
-        if signals.keeps(home, thread, number) or home.processor_timers.discards(thread):
+        if (
+            signals.keeps(home, thread, number)
+            or signals.drops(thread, number)
+            or home.processor_timers.discards(thread)
+        ):
             thread.cont()
             return
-        if not self._home.actions.runs_handler(number):
+        if not thread.actions.runs_handler(number):
             thread.cont(number)  # the kernel stops, ends or restarts as it must
             return
         thread.resumes = None

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""SIGTRAPs that were sent to the process, and that the kernel gave to the agent.
+"""Forced signals that come to a thread once more, by a signal of ours in the place of them.
+
+Those that were kept while they were blocked, and SIGTRAPs that were sent to the process, and
+that the kernel gave to the agent.
 
 The agent has all signals blocked but this one, by which it stops (a forced signal that is
 blocked would lose its handler). Where every thread of the program stands in a stop, the
@@ -12,10 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from supervisor.driver.kept_signals import SI_TKILL
+from supervisor.driver.kept_signals import SI_TKILL, Kept
 from supervisor.driver.messages import BringHome
 from supervisor.tracee import ptrace
 from supervisor.units import HOME
@@ -33,8 +35,8 @@ class Misdirected:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._resent: dict[int, deque[bytes]] = {}
-        """Task that one was sent to again: what it was."""
+        self._resent: dict[int, list[Kept]] = {}
+        """Task that some were sent to again: what they were."""
 
     def arrived(self, info: bytes) -> None:
         """The agent has got one."""
@@ -47,21 +49,28 @@ class Misdirected:
             home.kept_signals.keep_for_all(_SIGTRAP, info)
             return
         thread = next((thread for thread in able if thread.away == HOME), able[0])
-        self._resent.setdefault(thread.task, deque()).append(info)
-        with contextlib.suppress(ProcessLookupError):
-            ptrace.raw_syscall(_SYS_TGKILL, home.pid, thread.tid, _SIGTRAP)
+        self.send(thread, _SIGTRAP, info)
         if thread.away != HOME:
             home.send(thread.away, BringHome(thread.tid))
+
+    def send(self, thread: Thread, number: int, info: bytes) -> None:
+        """Send one to a thread, to which it will be what it was."""
+        self._resent.setdefault(thread.task, []).append((number, info))
+        process = thread.tid if thread.borrowed else self._home.pid
+        with contextlib.suppress(ProcessLookupError):
+            ptrace.raw_syscall(_SYS_TGKILL, process, thread.tid, number)
 
     def restore(self, thread: Thread, number: int) -> None:
         """A thread has stopped at a signal: where it is one sent again, it is what it was."""
         resent = self._resent.get(thread.task)
-        if not resent or number != _SIGTRAP:
+        found = next((kept for kept in resent or () if kept[0] == number), None)
+        if resent is None or found is None:
             return
         info = ptrace.get_siginfo_bytes(thread.task)
         code, sender = (int.from_bytes(info[at : at + 4], "little", signed=True) for at in (8, 16))
         if (code, sender) == (SI_TKILL, os.getpid()):
-            ptrace.set_siginfo_bytes(thread.task, resent.popleft())
+            resent.remove(found)
+            ptrace.set_siginfo_bytes(thread.task, found[1])
             if not resent:
                 del self._resent[thread.task]
 

@@ -162,12 +162,7 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
     """A signal of the program's own, at a thread that is here and runs its own code."""
     if number in FORCED:
         blocked = bool(thread.virtual_mask >> (number - 1) & 1)
-        _, code, _ = ptrace.get_siginfo(thread.task)
-        caused = code > 0
-        if keeps(home, thread, number):
-            thread.cont()
-            return
-        if thread.actions.ignored(number) and not caused:
+        if keeps(home, thread, number) or drops(thread, number):
             thread.cont()
             return
         if blocked:
@@ -225,6 +220,13 @@ def keeps(home: Home, thread: Thread, number: int) -> bool:
     return True
 
 
+def drops(thread: Thread, number: int) -> bool:
+    """A forced signal that was sent while the program ignores it."""
+    if number not in FORCED or not thread.actions.ignored(number):
+        return False
+    return ptrace.get_siginfo(thread.task)[1] <= 0
+
+
 def reset(home: Home, number: int) -> None:
     """The program is to end by a signal that it has a handler for, but blocked."""
     at = home.agent.control.write_data(bytes(ACTION.size))
@@ -234,7 +236,11 @@ def reset(home: Home, number: int) -> None:
 def _masks_forced(thread: Thread, number: int) -> bool:
     """Will one of the forced signals be blocked in the handler, in the program's eyes?"""
     mask = ACTION.unpack(thread.actions.get(number))[3]
-    return number in FORCED or bool((mask | thread.virtual_mask) & FORCED_MASK)
+    return (
+        number in FORCED
+        or thread.mask_before is not None
+        or bool((mask | thread.virtual_mask) & FORCED_MASK)
+    )
 
 
 def entered(home: Home, thread: Thread) -> None:
@@ -276,7 +282,8 @@ def deliver(home: Home, thread: Thread) -> None:
     home.pager.reach(_frame_ranges(thread))
     number, info = thread.pending_signals.pop(0)
     _, flags, _, mask = ACTION.unpack(thread.actions.get(number))
-    thread.frame_mask = thread.virtual_mask
+    before, thread.mask_before = thread.mask_before, None
+    thread.frame_mask = thread.virtual_mask if before is None else before
     thread.frame_mask_at = thread.arch.frame_mask_at[bool(flags & SA_SIGINFO)]
     thread.virtual_mask |= mask & FORCED_MASK
     if number in FORCED and not flags & SA_NODEFER:

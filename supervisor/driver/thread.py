@@ -52,6 +52,7 @@ class Thread:
         "limits",
         "locked",
         "lost",
+        "mask_before",
         "meter",
         "native",
         "operation",
@@ -94,6 +95,9 @@ class Thread:
         self.robust_list = 0
         self.virtual_mask = 0
         """Those of SIGSEGV, SIGILL, SIGTRAP, SIGBUS that the program believes it has blocked."""
+        self.mask_before: int | None = None
+        """What that was before a call that has put another mask in force, until a handler's
+        frame has it, or the call has ended without one: see temporary_masks.py."""
         self.affinity: int | None = None
         """Virtual processors that sched_setaffinity allowed, bit N for processor N; None: all."""
         self.destination: HostId | None = None

@@ -17,7 +17,6 @@ from supervisor.syscalls.build import (
     Build,
     bad,
     fetch,
-    fetch_parts,
     fetch_text,
     valid_prefix,
 )
@@ -75,13 +74,11 @@ def measure(length: Length) -> Callable[[Args], int]:
 
 def buffer_step(index: int, kind: Buffer) -> Step:
     length_of = measure(kind.length)
-    reads, limit, clamp, transform = kind.reads, kind.limit, kind.clamp, kind.transform
+    reads, limit, clamp = kind.reads, kind.limit, kind.clamp
     rule, unit, base, least = kind.valid
     access = WRITE if rule else READ
     counter = kind.length if isinstance(kind.length, Arg) else None
     assert counter is not None or not clamp
-    if transform is not None:
-        return _transformed(index, transform, length_of)
 
     def step(build: Build) -> None:
         address = build.args[index]
@@ -114,26 +111,6 @@ def buffer_step(index: int, kind: Buffer) -> Step:
         build.point(index, segment)
         if reads:
             build.pending.append((segment, address, mapped))
-
-    return step
-
-
-def _transformed(
-    index: int, transform: Callable[[bytes], bytes], length_of: Callable[[Args], int]
-) -> Step:
-    """A small buffer whose bytes are changed on the way to the kernel."""
-
-    def step(build: Build) -> Steps:
-        address = build.args[index]
-        length = length_of(build.args)
-        if not address or not 0 < length <= 4096:
-            build.values[index] = bad(address)
-            return
-        data = yield from fetch(build.guest, address, length)
-        if data is None:
-            build.values[index] = bad(address)
-        else:
-            build.point(index, Segment(transform(data), length))
 
     return step
 
@@ -255,11 +232,7 @@ def struct_step(index: int, kind: Struct) -> Step:
             target = valid.unit if valid.rule is not Rule.COUNTED else number
             child = Segment(b"", length, valid.rule, target, valid.base, valid.least, pointer)
             fixups.append((inner.offset, build.add(child), 0))
-            if inner.transform is not None:
-                child.data = inner.transform(
-                    (yield from fetch_parts(guest, ((pointer, length),)))
-                )
-            elif inner.reads:
+            if inner.reads:
                 build.pending.append((child, pointer, length))
         segment.fixups = tuple(fixups)
 

@@ -64,19 +64,9 @@ FS_QUOTA_STATV: Final = 160
 _OFFSET: Final = InOut(8)
 _TIMEOUT_LEFT: Final = InOut(TIMESPEC, ALWAYS, optional=True)
 
-UNBLOCKABLE: Final = (1 << (4 - 1)) | (1 << (11 - 1))
-"""SIGILL and SIGSEGV: the supervisor's own (DESIGN §3), never blocked in the kernel."""
-
-
-def unblock(mask: bytes) -> bytes:
-    """A signal mask without the supervisor's signals."""
-    bits = int.from_bytes(mask, "little") & ~UNBLOCKABLE
-    return bits.to_bytes(len(mask), "little")
-
-
 def sigset(position: int) -> Buffer:
     """A mask that is put in force for a while; its size in bytes is an argument."""
-    return In(Arg(position), transform=unblock)
+    return In(Arg(position), limit=4096)
 
 
 def _fd_set_of(bits: int) -> Callable[[Args], int]:
@@ -179,8 +169,7 @@ _DIRECTORY: Final = Out(uint_arg(2), RETURNED, limit=1 << 20, clamp=True)
 
 _SIGSET_AND_SIZE: Final = Struct(
     2 * LONG,
-    (Inner(0, lambda data: min(int.from_bytes(data[len(data) // 2 :], "little"), 4096),
-           transform=unblock),),
+    (Inner(0, lambda data: min(int.from_bytes(data[len(data) // 2 :], "little"), 4096)),),
 )  # fmt: skip
 """A pointer to a mask, and the mask's size."""
 

@@ -186,7 +186,6 @@ class Buffer(Kind):
     """The kernel may stop before `length`: what is mapped of it will do."""
     optional: bool = False
     """The kernel does not mind if what it writes cannot be written."""
-    transform: Callable[[bytes], bytes] | None = None
 
 
 def In(length: Length, **more: object) -> Buffer:
@@ -285,7 +284,6 @@ class Inner(NamedTuple):
     length: Callable[[bytes], int]
     reads: bool = True
     valid: Valid = NOTHING
-    transform: Callable[[bytes], bytes] | None = None
 
 
 @dataclass(frozen=True)

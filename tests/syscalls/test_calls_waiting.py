@@ -168,18 +168,21 @@ def test_signals_waited_for(machine: Machine) -> None:
 
 
 def test_masks_never_block_the_supervisors_signals(marshalled: Marshalled) -> None:
-    """SIGSEGV and SIGILL stay deliverable whatever mask a waiting call brings."""
+    """Forced signals stay deliverable whatever mask a waiting call brings: it is kept beside."""
+    from types import SimpleNamespace
+
     from machines import drive
 
+    from supervisor.driver import temporary_masks
+    from supervisor.driver.signals import FORCED_MASK
     from supervisor.syscalls.marshal import Call, gather
     from supervisor.syscalls.names import number_of
     from supervisor.syscalls.table import ROWS
 
     everything = marshalled.put(b"\xff" * 8)
     pair = marshalled.put(struct.pack("<QQ", everything, 8))
-    kept = (~(1 << (signal.SIGILL - 1)) & ~(1 << (signal.SIGSEGV - 1)) & (1 << 64) - 1).to_bytes(
-        8, "little"
-    )
+    kept = (~FORCED_MASK & (1 << 64) - 1).to_bytes(8, "little")
+    home = SimpleNamespace(kept_signals=SimpleNamespace(take=lambda thread, mask: None))
     for name, args in (
         ("rt_sigsuspend", [everything, 8]),
         ("ppoll", [0, 0, 0, everything, 8]),
@@ -188,9 +191,14 @@ def test_masks_never_block_the_supervisors_signals(marshalled: Marshalled) -> No
         ("pselect6", [0, 0, 0, 0, 0, pair]),
     ):
         padded = args + [0] * (6 - len(args))
-        call = drive(marshalled.guest, gather(ROWS[number_of(name)], padded, marshalled.guest))
+        row = ROWS[number_of(name)]
+        call = drive(marshalled.guest, gather(row, padded, marshalled.guest))
         assert isinstance(call, Call)
+        thread = SimpleNamespace(away=0, virtual_mask=0, mask_before=None)
+        assert temporary_masks.takes_one(row, padded)
+        assert temporary_masks.swap(home, thread, row, call) is None  # type: ignore[arg-type]
         assert call.segments[-1].data == kept, name
+        assert (thread.virtual_mask, thread.mask_before) == (FORCED_MASK, 0)
 
 
 def test_locks(machine: Machine, tmp_path: Path) -> None:

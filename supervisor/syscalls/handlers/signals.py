@@ -13,10 +13,11 @@ from supervisor.driver.messages import BringHome
 from supervisor.driver.operations import Hold, Native, Proceed, Steps
 from supervisor.driver.restarts import ERESTARTNOHAND, ERESTARTNOINTR
 from supervisor.driver.signals import ACTION, FORCED_MASK, FORCED_WORD, FRAME_SIZE, for_kernel
-from supervisor.syscalls.call import Result
+from supervisor.syscalls.call import Call, Result, Segment
 from supervisor.syscalls.handlers import arguments
 from supervisor.syscalls.marshal import gather, scatter
 from supervisor.syscalls.spec import Row
+from supervisor.syscalls.table import TABLES
 from supervisor.tracee import ptrace
 from supervisor.tracee.usage import NS_PER_S
 from supervisor.units import HOME
@@ -357,13 +358,10 @@ def sigprocmask(home: Home, thread: Thread, args: list[int], _: SpecialCall | No
 
 
 def sigsuspend(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
-    lease = home.scratch.lease()
-    try:
-        at = lease.allocate(SIGSET_SIZE)
-        lease.write(at, (args[2] & ~FORCED_MASK).to_bytes(SIGSET_SIZE, "little"))
-        return (yield Native(thread.arch.numbers["rt_sigsuspend"], [at, SIGSET_SIZE]))
-    finally:
-        lease.release()
+    row = TABLES[thread.arch].rows[thread.arch.numbers["rt_sigsuspend"]]
+    mask = args[2].to_bytes(SIGSET_SIZE, "little")
+    suspend = Call(row.number, [0, SIGSET_SIZE], [(0, 0)], [Segment(mask, SIGSET_SIZE)])
+    return (yield from home.calls.run(thread, row, suspend))
 
 
 HANDLERS: Final = {
