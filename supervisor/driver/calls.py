@@ -35,7 +35,7 @@ from supervisor.driver.restarts import (
 )
 from supervisor.driver.written_files import TARGETS, written
 from supervisor.syscalls import handlers
-from supervisor.syscalls.marshal import Call, collect, gather, goes_on, place, scatter
+from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES, is_plain
 from supervisor.tracee import control, ptrace
@@ -77,7 +77,7 @@ class Calls:
             return
         elif (
             home.hosts == 1 and row.choose is None and name_of(row) not in ENDED
-            and not temporary_masks.takes_one(row, thread.arch.arguments_of(registers))
+            and not self._is_more(row, thread.arch.arguments_of(registers))
         ) or (is_plain(row) and row.name not in TARGETS):
             if home.node.armed and not row.quiet:
                 home.operations.begin(
@@ -91,6 +91,12 @@ class Calls:
         if home.node.armed and not row.quiet:
             steps = flush_first(steps)
         home.operations.begin(row.name, thread, steps, lambda value: self._finish(thread, value))
+
+    def _is_more(self, row: Row, arguments: list[int]) -> bool:
+        """With one host: is a call more than what the kernel makes of it?"""
+        return temporary_masks.takes_one(row, arguments) or self._home.made_files.concerns(
+            row, arguments
+        )
 
     def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
         """A call that stands for another."""
@@ -145,6 +151,10 @@ class Calls:
                 return slept
         if row.name in PATHS:
             instead = yield from home.surroundings.redirect(thread, row, call)
+            if isinstance(instead, Result):
+                return instead
+        elif home.made_files.concerns(row, call.args):
+            yield from home.made_files.prepare(thread, row, call)
         masked = name_of(row) in temporary_masks.MASKS
         if masked:
             again = temporary_masks.swap(home, thread, row, call)
@@ -172,10 +182,12 @@ class Calls:
                     break
                 if wait is not None:
                     wait.again(final, lease)
+            if instead is not None and result.ret >= 0:
+                home.made_files.opened(thread, result.ret, instead)
         finally:
             lease.release()
             if instead is not None:
-                os.close(instead)
+                os.close(instead.descriptor)
         if result.ret >= 0 and row.name in TARGETS and home.away.synced:
             written(home, thread, row, call, result.ret)
         if own:

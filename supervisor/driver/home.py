@@ -34,6 +34,7 @@ from supervisor.driver.joint import Joint
 from supervisor.driver.kept_signals import KeptSignals
 from supervisor.driver.layout import Layout
 from supervisor.driver.machine import Machine
+from supervisor.driver.made_files import MadeFiles
 from supervisor.driver.memory_limits import MemoryLimits
 from supervisor.driver.messages import (
     AnyControl,
@@ -119,6 +120,7 @@ class Home(Supervisor):
         self.forks = Forks(self)
         self.joint = Joint(self)
         self.surroundings = Surroundings(self)
+        self.made_files = MadeFiles(self)
         self.jobs = Jobs(self)
         self.processor_time = ProcessorTime(self)
         self.processor_timers = ProcessorTimers(self)

@@ -42,8 +42,8 @@ _MEMFD_NAME_MAX: Final = 249
 _DELETED: Final = " (deleted)"
 _ADD_SEALS: Final = 1033
 _GET_SEALS: Final = 1034
-_SEALS: Final = 0x1F
-"""All of fcntl(2), of which one is of no use beside another: nobody else sets them."""
+_SEAL: Final = 0x01
+"""F_SEAL_SEAL: there is no other (fcntl(2))."""
 PATHS: Final = {
     **dict.fromkeys(
         ("open", "stat", "lstat", "stat64", "lstat64", "access", "readlink", "chdir", "getxattr",
@@ -300,7 +300,7 @@ def in_memory(path: str, contents: bytes) -> int:
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.pwrite(descriptor, contents, 0)
     os.fchmod(descriptor, 0o444)
-    fcntl.fcntl(descriptor, _ADD_SEALS, _SEALS)
+    fcntl.fcntl(descriptor, _ADD_SEALS, _SEAL)
     return descriptor
 
 
@@ -310,7 +310,7 @@ def why_unmappable(descriptor: int) -> int:
     Most files of /proc and /sys cannot be mapped, and tell so in two ways (proc_reg_mmap).
     """
     try:
-        if fcntl.fcntl(descriptor, _GET_SEALS) & _SEALS != _SEALS:
+        if fcntl.fcntl(descriptor, _GET_SEALS) != _SEAL:
             return 0
     except OSError:
         return 0  # no memory file

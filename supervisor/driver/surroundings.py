@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -19,10 +20,11 @@ from supervisor.areas import EXEC, READ, WRITE, Area, Kind
 from supervisor.coherence.messages import Access
 from supervisor.driver import machine, process_files
 from supervisor.driver.joint import ANONYMOUS
+from supervisor.driver.made_files import MemoryFile
 from supervisor.driver.memory_limits import use_of
 from supervisor.driver.operations import Steps
 from supervisor.driver.signals import FORCED, mask_of
-from supervisor.syscalls.call import Acquire, Call, Segment
+from supervisor.syscalls.call import Acquire, Call, Result, Segment
 from supervisor.syscalls.spec import Row
 from supervisor.tracee.image import amend_auxiliary
 from supervisor.tracee.maps import Mapping, read_maps
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from supervisor.driver.thread import Thread
 
 _PATH_COLUMN: Final = 73
+_DESCRIPTOR: Final = re.compile(r"/proc/(self|thread-self|\d+)(?:/task/\d+)?/fd/(\d+)")
 _CONTENTS_MAX: Final = 1 << 20
 _ZERO_IN_SMAPS: Final = (
     "Shared_Clean", "Shared_Dirty", "Private_Clean", "Private_Dirty", "Referenced", "Anonymous",
@@ -63,9 +66,10 @@ class Surroundings:
         }
 
     def redirect(self, thread: Thread, row: Row, call: Call) -> Steps:
-        """Have an open of one of these files open a memory file instead: its descriptor here.
+        """Have an open of one of these files open a memory file instead, which it returns.
 
-        None where the file itself will do. The caller closes the descriptor.
+        The outcome of a call that need not run; None where one is to run on the file itself.
+        The caller closes the memory file here.
         """
         folder, at = machine.PATHS[row.name]
         segment = next((call.segments[n] for argument, n in call.pointers if argument == at), None)
@@ -73,25 +77,34 @@ class Surroundings:
             return None
         named = segment.data.partition(b"\0")[0]
         directory = machine.AT_FDCWD if folder is None else call.args[folder]
+        if not named:
+            shown = self.home.made_files.path_of(thread, directory & 0xFFFF_FFFF)
+            if shown is not None:
+                _rename(segment, self.home.machine.elsewhere(shown) or shown)
+            return None
         if not machine.may_be_shown(directory, named):
             return None
         path = machine.in_folder(thread.task, directory, named)
+        if row.name in ("readlink", "readlinkat"):
+            link = _DESCRIPTOR.fullmatch(path)
+            if link is not None and link[1] in ("self", "thread-self", str(self.home.pid)):
+                return _named(call, at + 1, self.home.made_files.path_of(thread, int(link[2])))
         if path.startswith("/proc/") and path.endswith("/mem"):
             self.memory_opened = True
         flags = machine.FLAGS.get(row.name)
         if flags is not None and call.args[flags] & os.O_ACCMODE == os.O_RDONLY:
-            contents = yield from self._contents(thread, path)
+            contents = yield from self.contents(thread, path)
             if contents is not None:
                 descriptor = machine.in_memory(path, contents)
                 _rename(segment, f"/proc/{os.getpid()}/fd/{descriptor}")
                 call.args[flags] &= ~os.O_NOFOLLOW
-                return descriptor
+                return MemoryFile(descriptor, path)
         elsewhere = self.home.machine.elsewhere(path)
         if elsewhere is not None:
             _rename(segment, elsewhere)
         return None
 
-    def _contents(self, thread: Thread, path: str) -> Steps:
+    def contents(self, thread: Thread, path: str) -> Steps:
         contents = self.home.machine.contents(path)
         if contents is not None:
             return contents
@@ -234,6 +247,15 @@ class Surroundings:
             text.append(f"{line}\n")
             text += [f"{f'{name}:':<16}{value >> 10:>8} kB\n" for name, value in sizes.items()]
         return "".join(text)
+
+
+def _named(call: Call, argument: int, name: str | None) -> Result | None:
+    """The outcome of a readlink(2) that is to tell this name."""
+    number = dict(call.pointers).get(argument)
+    if name is None or number is None:
+        return None
+    text = os.fsencode(name)[: call.segments[number].length]
+    return Result(len(text), [(number, 0, text)])
 
 
 def _rename(segment: Segment, path: str) -> None:
