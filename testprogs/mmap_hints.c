@@ -43,6 +43,17 @@ static void *body(void *index)
 		CHECK(area[PAGE_BYTES] == mine + 1 && area[3 * PAGE_BYTES - 1] == mine + 1);
 		CHECK(munmap(area + PAGE_BYTES, 2 * PAGE_BYTES) == 0);
 	}
+	for (size_t i = 0; i < sizeof hints / sizeof *hints; i += 4) {
+		uint8_t *area = (uint8_t *)mmap((void *)hints[i], PAGES * PAGE_BYTES,
+						PROT_READ | PROT_WRITE,
+						MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+
+		CHECK(area != MAP_FAILED && (uintptr_t)area + PAGES * PAGE_BYTES <= 1UL << 31);
+		area[i] = 1;
+		CHECK(munmap(area, PAGES * PAGE_BYTES) == 0);
+	}
+	CHECK(mmap(NULL, PAGE_BYTES, PROT_READ, MAP_SHARED_VALIDATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED);
+	CHECK(errno == EINVAL && mlock2((void *)hints, 1, 8) == -1 && errno == EINVAL);
 	return NULL;
 }
 

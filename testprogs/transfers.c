@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* process_vm_readv and process_vm_writev: on the program itself, and on a child, from home and
- * elsewhere. */
+/*
+ * process_vm_readv and process_vm_writev, on the program itself and on a child, and vmsplice:
+ * from home and elsewhere.
+ */
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -32,6 +35,27 @@ static ssize_t store(pid_t pid, void *to, void *from, size_t length)
 	return process_vm_writev(pid, &here, 1, &there, 1, 0);
 }
 
+/* vmsplice fills a pipe by its one end, and empties it by the other. */
+static void splice_memory(void)
+{
+	char first[4] = "", second[8] = "";
+	struct iovec from[2] = { range("one", 3), range("two", 3) };
+	struct iovec to[2] = { range(first, 3), range(second, 7) };
+	struct iovec more = range(memory, 2 * PAGE_BYTES);
+	int ends[2], filled = 0, null = open("/dev/null", O_RDWR);
+
+	CHECK(pipe(ends) == 0 && null >= 0);
+	CHECK(vmsplice(ends[1], from, 2, 0) == 6 && vmsplice(ends[0], to, 2, 0) == 6);
+	CHECK(strcmp(first, "one") == 0 && strcmp(second, "two") == 0);
+	CHECK(vmsplice(ends[0], to, 2, SPLICE_F_NONBLOCK) == -1 && errno == EAGAIN);
+	while (vmsplice(ends[1], &more, 1, SPLICE_F_NONBLOCK) > 0)
+		filled++;
+	CHECK(filled > 0 && errno == EAGAIN);
+	CHECK(vmsplice(null, from, 2, 0) == -1 && errno == EBADF);
+	CHECK(vmsplice(ends[1], from, 2, 64) == -1 && errno == EINVAL);
+	CHECK(close(ends[0]) == 0 && close(ends[1]) == 0 && close(null) == 0);
+}
+
 static void check_process(pid_t pid)
 {
 	struct iovec here[2] = { range(copy, 5), range(copy + 5, BYTES - 5) };
@@ -60,6 +84,7 @@ static void *body(void *unused)
 
 	(void)unused;
 	memset(memory, 'm', BYTES);
+	splice_memory();
 	check_process(getpid());
 	child = fork();
 	CHECK(child >= 0);

@@ -75,12 +75,17 @@ class Layout:
             space.overlapping(start, end) or self.is_reserved(start, end)
         )
 
-    def free_range(self, length: int, hint: int = 0) -> int | None:
-        """An address for a new mapping of the program, clear of the supervisor's own memory."""
+    def free_range(self, length: int, hint: int = 0, ceiling: int = 0) -> int | None:
+        """An address for a new mapping of the program, clear of the supervisor's own memory.
+
+        Not above the ceiling, if there is one.
+        """
         space = self._home.space
-        found = space.free_range(length, hint)
+        if ceiling and hint + length > ceiling:
+            hint = 0
+        found = space.free_range(length, hint, ceiling)
         if found is not None and found == hint and self.is_reserved(found, found + length):
-            found = space.free_range(length)
+            found = space.free_range(length, ceiling=ceiling)
         while found is not None and (low := self._reserved(found, found + length)) is not None:
             found = space.free_range(length, ceiling=low)
         return found

@@ -35,7 +35,6 @@ from supervisor.syscalls.spec import (
     V,
     Valid,
     Vector,
-    Where,
     answered,
     chosen,
     handled,
@@ -189,8 +188,7 @@ ROWS: Final = (
     home("splice", FD, _OFFSET, FD, _OFFSET, V, V, blocks=True),
     home("tee", FD, FD, V, V, blocks=True),
     home("copy_file_range", FD, _OFFSET, FD, _OFFSET, V, V, blocks=True),
-    # The pages of a real vmsplice stay in the pipe, and ours would be used again.
-    Row("vmsplice", Where.HOME, (FD, Vector(2, out=False), V), blocks=True, runs_as="writev"),
+    handled("vmsplice", FD, Vector(2, out=False), V, blocks=True),
     home("lseek", FD, V, V),
     home("readahead", FD, V, V, quiet=True),
     home("fadvise64", FD, V, V, V, quiet=True),

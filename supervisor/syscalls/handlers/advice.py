@@ -30,6 +30,8 @@ FORK_ADVICE: Final = frozenset((10, 11, 18, 19))
 """MADV_DONTFORK, _DOFORK, _WIPEONFORK, _KEEPONFORK."""
 KNOWN: Final = frozenset((MADV_DONTNEED, MADV_REMOVE, *POPULATE_RIGHTS, *MADV_HINTS, *FORK_ADVICE))
 
+MLOCK_ONFAULT: Final = 1
+
 
 def madvise(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
     """Of a range with holes, what is mapped is advised; then it is ENOMEM (mm/madvise.c)."""
@@ -128,6 +130,12 @@ def accepted(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
         return -errno.ENOMEM
     return 0
     yield
+
+
+def mlock2(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    if args[2] & 0xFFFF_FFFF & ~MLOCK_ONFAULT:
+        return -errno.EINVAL
+    return (yield from accepted(home, thread, args, call))
 
 
 def mincore(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:

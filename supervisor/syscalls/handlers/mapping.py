@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 PROT_MASK: Final = READ | WRITE | EXEC
 MAP_PRIVATE: Final = 0x02
 MAP_TYPE: Final = 0x0F
+MAP_SHARED_VALIDATE: Final = 0x03
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
+MAP_32BIT: Final = 0x40
 MAP_GROWSDOWN: Final = 0x100
 MAP_HUGETLB: Final = 0x40000
 MAP_FIXED_NOREPLACE: Final = 0x100000
@@ -41,6 +43,8 @@ MAP_FIXED_NOREPLACE: Final = 0x100000
 SYS_SHMAT: Final = 30
 SYS_SHMDT: Final = 67
 
+LOW_END: Final = 1 << 31
+"""Where MAP_32BIT ends (arch/x86/kernel/sys_x86_64.c)."""
 LOWEST: Final = 0x10000
 """The kernel's usual vm.mmap_min_addr."""
 DEV_ZERO: Final = os.makedev(1, 5)
@@ -52,14 +56,15 @@ def mmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None)
     if length == 0 or length > home.space.top:
         return -errno.EINVAL if length == 0 else -errno.ENOMEM
     length = round_up(length)
-    if flags & MAP_TYPE not in (1, 2, 3):
+    anonymous = flags & MAP_ANONYMOUS
+    if flags & MAP_TYPE not in (1, 2, 3) or (anonymous and flags & MAP_TYPE == MAP_SHARED_VALIDATE):
         return -errno.EINVAL
     if flags & MAP_HUGETLB:
         return -errno.ENOMEM  # as on a machine with no huge pages reserved
     if offset & PAGE_MASK:
         return -errno.EINVAL
     file = -1
-    if not flags & MAP_ANONYMOUS:
+    if not anonymous:
         try:
             file = ptrace.borrow_from_task(
                 thread.task, descriptor & 0xFFFF_FFFF, home.pidfd
@@ -105,7 +110,8 @@ def _place(home: Home, thread: Thread, address: int, length: int, flags: int) ->
     if home.layout.is_full():
         return -errno.ENOMEM
     if not flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
-        return home.layout.free_range(length, round_up(address)) or -errno.ENOMEM
+        ceiling = LOW_END if flags & MAP_32BIT else 0
+        return home.layout.free_range(length, round_up(address), ceiling) or -errno.ENOMEM
     end = address + length
     if address & PAGE_MASK:
         return -errno.EINVAL

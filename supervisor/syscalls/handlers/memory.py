@@ -159,7 +159,7 @@ HANDLERS: Final = {
     "madvise": _in_turn(advice.madvise),
     "mincore": advice.mincore,
     "mlock": advice.accepted,
-    "mlock2": advice.accepted,
+    "mlock2": advice.mlock2,
     "munlock": advice.accepted,
     "mlockall": advice.mlockall,
     "munlockall": advice.munlockall,

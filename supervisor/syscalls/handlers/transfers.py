@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""process_vm_readv and process_vm_writev (mm/process_vm_access.c).
+"""process_vm_readv and process_vm_writev (mm/process_vm_access.c), and vmsplice (fs/splice.c).
 
 Most programs ask about themselves, to look at an address without a fault: guest memory to
-guest memory. Of another process the kernel moves the bytes, through scratch memory.
+guest memory. Of another process the kernel moves the bytes, through scratch memory. The pages
+of a real vmsplice would stay in the pipe, and scratch memory is used again: it is a write, or a
+read where it has the pipe's end to be read.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from supervisor.coherence.messages import Access
 from supervisor.driver.operations import Native, Steps
 from supervisor.syscalls.handlers import arguments
+from supervisor.syscalls.table import TABLES
 from supervisor.units import PAGE_MASK, PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
     from supervisor.driver.thread import Thread
 
 UIO_MAXIOV: Final = 1024
+SPLICE_ALL: Final = 0x0F
+SPLICE_NONBLOCK: Final = 0x02
+RWF_NOWAIT: Final = 0x08
 
 Range = tuple[int, int]
 """Address, length in bytes."""
@@ -138,7 +146,29 @@ def _by_kernel(
     return 0 if moved == length else -errno.EFAULT
 
 
+def vmsplice(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    descriptor, vector, count, flags = args[0] & 0xFFFF_FFFF, args[1], args[2], args[3]
+    if flags & 0xFFFF_FFFF & ~SPLICE_ALL:
+        return -errno.EINVAL
+    process = f"/proc/{thread.task}"
+    try:
+        pipe = stat.S_ISFIFO(os.stat(f"{process}/fd/{descriptor}").st_mode)
+        with open(f"{process}/fdinfo/{descriptor}", encoding="ascii") as file:
+            mode = int(file.readlines()[1].split()[1], 8) & os.O_ACCMODE
+    except OSError:
+        return -errno.EBADF
+    if not pipe:
+        return -errno.EBADF
+    name = "preadv2" if mode == os.O_RDONLY else "pwritev2"
+    row = TABLES[thread.arch].rows[thread.arch.numbers[name]]
+    own = (1 << thread.arch.bits) - 1  # at the pipe's own position
+    nowait = RWF_NOWAIT if flags & SPLICE_NONBLOCK else 0
+    arguments = [descriptor, vector, count, own, own, nowait]
+    return (yield from home.calls.run_marshalled(thread, row, arguments))
+
+
 HANDLERS: Final = {
+    "vmsplice": vmsplice,
     "process_vm_readv": process_vm_readv,
     "process_vm_writev": process_vm_writev,
 }
