@@ -27,6 +27,7 @@ from supervisor.driver.calls import Calls
 from supervisor.driver.code import CodeMap, CodeObject, kinds_that_trap
 from supervisor.driver.core import Supervisor
 from supervisor.driver.endings import Endings
+from supervisor.driver.fences import Fences
 from supervisor.driver.forks import Forks
 from supervisor.driver.futex_words import FutexWords
 from supervisor.driver.jobs import Jobs
@@ -119,6 +120,7 @@ class Home(Supervisor):
         self.untrapped = UntrappedCode(self)
         self.forks = Forks(self)
         self.joint = Joint(self)
+        self.fences = Fences(self)
         self.surroundings = Surroundings(self)
         self.made_files = MadeFiles(self)
         self.jobs = Jobs(self)
@@ -396,7 +398,7 @@ class Home(Supervisor):
         elif isinstance(message, TimesTold):
             self.processor_time.told(host, message.number, message.used)
         elif isinstance(message, Fenced):
-            self.operations.wake(("fence", message.number), None)
+            self.fences.answered(message.number)
         elif isinstance(message, ClockProbe):
             self.send(host, ClockAnswer(message.asked_ns, self.clock.id, *self.clock.tell()))
         elif isinstance(message, UserSignal):

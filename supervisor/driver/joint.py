@@ -14,7 +14,6 @@ and has answered, before home takes the pages for good.
 
 from __future__ import annotations
 
-import itertools
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -22,8 +21,7 @@ import msgspec
 
 from supervisor.areas import WRITE, Area, Kind
 from supervisor.coherence.messages import Access
-from supervisor.driver.messages import Fence
-from supervisor.driver.operations import Steps, Wait
+from supervisor.driver.operations import Steps
 from supervisor.syscalls.call import Acquire
 from supervisor.tracee import inject
 from supervisor.tracee.memory import FileBacking, data_extents
@@ -44,7 +42,6 @@ class Joint:
         self.home = home
         self.attached: dict[int, int] = {}
         """System V segments: first address -> size in bytes."""
-        self._fences = itertools.count(1)
 
     def before_fork(self) -> Steps:
         """All shared memory is going to be another process's too."""
@@ -65,10 +62,7 @@ class Joint:
         for area in joint:
             home.space.add(area)
         home.layout.tell([], [], joint)
-        for host in sorted(home.away.synced):
-            number = next(self._fences)
-            home.send(host, Fence(number))
-            yield Wait(("fence", number))
+        yield from home.fences.passed()
         for area in areas:
             yield from self._fetch(area)
         # From here on without a pause: no thread may store in between.

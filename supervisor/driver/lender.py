@@ -23,7 +23,7 @@ from supervisor.areas import Area, Kind
 from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access
-from supervisor.driver import exit_status
+from supervisor.driver import exit_status, fences
 from supervisor.driver.code import CodeObject
 from supervisor.driver.core import Supervisor
 from supervisor.driver.forwarding import Forwarding, GoesHome
@@ -36,7 +36,6 @@ from supervisor.driver.messages import (
     CodeLoaded,
     Departed,
     Fence,
-    Fenced,
     LinkLost,
     Pause,
     Shutdown,
@@ -151,7 +150,7 @@ class Lender(Supervisor):
         elif isinstance(message, TimesAsked):
             self.send(HOME, TimesTold(message.number, self._times(message.tid)))
         elif isinstance(message, Fence):
-            self.send(HOME, Fenced(message.number))
+            fences.answer(self, message)
         elif isinstance(message, BringHome):
             thread = self.by_tid.get(message.tid)
             if thread is not None:

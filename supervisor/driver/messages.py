@@ -52,6 +52,8 @@ class Fence(ControlMessage, frozen=True, array_like=True, tag="fence"):
     """Home -> host: answer when all that came before is done."""
 
     number: int
+    drains: bool
+    """and when all that the host's threads have stored is visible to all"""
 
 
 class Fenced(ControlMessage, frozen=True, array_like=True, tag="fenced"):

@@ -59,6 +59,7 @@ SYNCHRONIZATION = [
     Program("dekker_mfence", ("100", "0"), threads=2),
     Program("dekker_xchg", threads=1),
     Program("dekker_xchg", ("100", "0"), threads=2),
+    Program("asymmetric", threads=2),
     Program("robust_mutex", threads=1),
     Program("timed_waits"),
     Program("false_sharing"),

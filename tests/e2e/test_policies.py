@@ -83,3 +83,9 @@ def test_a_plain_store_becomes_visible(place: Place, policy: str) -> None:
     out, _ = run(place, policy, 2, "visible")
     took_us = [int(line) for line in out.splitlines()]
     assert statistics.median(took_us) < VISIBLE_US_MAX, took_us
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_barrier_for_all_threads_drains_all_hosts(place: Place, count: int) -> None:
+    """Under `paper`, where stores stay with their host for as long as they may."""
+    run(place, "paper", count, "asymmetric")

@@ -109,6 +109,14 @@ def plain(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
     return (yield Native(home.calls.row_of(thread, call).number, args))
 
 
+def membarrier(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    """The kernel knows of home's processors only: those of other hosts are its barrier too."""
+    result = yield from plain(home, thread, args, call)
+    if result == 0:
+        yield from home.fences.drained()
+    return result
+
+
 def marshalled(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     return (yield from home.calls.run_marshalled(thread, home.calls.row_of(thread, call), args))
 
@@ -118,7 +126,7 @@ HANDLERS: Final = {
     "sched_setaffinity": sched_setaffinity,
     "getcpu": getcpu,
     "arch_prctl": arch_prctl,
-    "membarrier": plain,
+    "membarrier": membarrier,
     "personality": plain,
     "get_robust_list": marshalled,
     "readlink": marshalled,

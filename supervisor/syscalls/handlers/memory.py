@@ -77,10 +77,13 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
             )[0]
             if result < 0:
                 return result
+    taken = any(piece.protection & ~protection for piece in pieces)
     changed = home.space.protect(start, end, protection)
     home.pager.apply(piece for piece in changed if piece.kind is not Kind.NATIVE)
     home.decoder.forget()
     home.layout.tell([], [], changed)
+    if taken:
+        yield from home.fences.drained()
     return 0
 
 
