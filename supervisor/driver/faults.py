@@ -60,6 +60,9 @@ class Faults:
             return False
         registers = thread.registers
         ranges = self._wanted(thread, address, area)
+        if not ranges and supervisor.decoder.forget_at(registers.rip):
+            # Before the program is blamed: its code may have been changed in place.
+            ranges = self._wanted(thread, address, area)
         if not ranges:
             return False
         if supervisor.has_joint and any(
@@ -76,11 +79,15 @@ class Faults:
             thread.cured = thread.cured + 1 if key == thread.fault_key else 1
             thread.fault_key = key
             if thread.cured == 2:
+                supervisor.decoder.forget_at(registers.rip)
                 supervisor.pager.protect(node.access_runs(PageNumber(address >> PAGE_SHIFT), 1))
             if thread.cured < 3:
                 supervisor.resume(thread)
                 return True
-            if thread.cured > 100 or not area.protection & WRITE:
+            if not area.protection & WRITE:
+                thread.cured = 0
+                return False  # a store, though it was not decoded as one, to what is only read
+            if thread.cured > 100:
                 raise DsmsupError(
                     f"host {supervisor.host}: page fault at {address:#x} "
                     f"(rip {registers.rip:#x}) comes back although the page is there"

@@ -110,6 +110,12 @@ class AccessDecoder:
         self._locked.clear()
         self._flags_pushed.clear()
 
+    def forget_at(self, ip: int) -> bool:
+        """The instruction here may be another one by now; False if none was decoded."""
+        self._locked.discard(ip)
+        self._flags_pushed.discard(ip)
+        return self._cache.pop(ip, None) is not None
+
     def touches(self, code: bytes, registers: Registers) -> list[Touch]:
         """Every memory access of the instruction at rip, whose bytes are `code`."""
         ip = registers.rip

@@ -101,6 +101,8 @@ MEMORY = [
     Program("mprotect"),
     Program("jit"),
     Program("jit", ("4", "20", "1")),
+    Program("changed_code", threads=1),
+    Program("changed_code", ("8", "1"), threads=1),
     Program("deep_stack", threads=0),
     Program("brk_growth"),
     Program("memory_limits", threads=1),

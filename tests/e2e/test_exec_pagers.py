@@ -16,7 +16,8 @@ from supervisor.tracee import userfault
 pytestmark = pytest.mark.skipif(bool(userfault.unavailable()), reason=userfault.unavailable())
 
 TELLING = frozenset((
-    "barrier", "cancel", "condvar", "deep_stack", "file_io", "forced_waits", "holes",
+    "barrier", "cancel", "changed_code", "condvar", "deep_stack", "fault_address", "file_io",
+    "forced_waits", "holes",
     "main_exits", "mmap_churn", "mprotect", "mutex", "page_crossing", "robust_mutex",
     "segv_thread", "sent_traps", "signal_thread", "sparse_file", "stream",
 ))  # fmt: skip

@@ -99,6 +99,16 @@ def test_state_saved_past_the_known_extent_is_a_write() -> None:
     assert Touch(0x2800, 1, WRITE) in needs_of_fault(touched, 0x2800)
 
 
+def test_an_instruction_that_was_changed_is_decoded_anew() -> None:
+    decoder, touched = _touches("lock add [rdi], eax")
+    load = assembled("mov eax, [rdi]", IP)
+    assert touched == decoder.touches(load, _registers()) == [(0x2000, 4, WRITE)]
+    assert decoder.is_locked(IP)
+    assert decoder.forget_at(IP) and not decoder.forget_at(IP)
+    assert decoder.touches(load, _registers()) == [(0x2000, 4, READ)]
+    assert not decoder.is_locked(IP)
+
+
 def test_an_instruction_cut_short_is_decoded_again_when_the_rest_is_there() -> None:
     decoder = AccessDecoder()
     code = assembled("lock cmpxchg [rdi+rax*4+8], rcx", IP)
