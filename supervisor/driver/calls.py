@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
 
+
 class Calls:
     """Of the program's threads; `call` is a thread elsewhere's, None that of one that is here."""
 
