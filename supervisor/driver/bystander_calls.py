@@ -21,7 +21,7 @@ from supervisor.arch.base import NO_CALL
 from supervisor.driver import machine, process_files
 from supervisor.driver.machine import PROCESS, Machine
 from supervisor.driver.placement import Placement
-from supervisor.syscalls.handlers import threads
+from supervisor.syscalls.handlers import new_tasks
 from supervisor.tracee import foreign, ptrace
 from supervisor.units import HOME
 
@@ -67,6 +67,7 @@ class BystanderCalls:
             "getcpu": self._get_processor,
             "rseq": self._no_restartable_sequences,
             "clone": self._traced,
+            "clone3": self._traced_3,
         }
 
     def born(self, parent: int, child: int) -> None:
@@ -207,8 +208,25 @@ class BystanderCalls:
     ) -> _Amended | None:  # fmt: skip
         """A task that the filter stops needs the tracer (LeakSanitizer makes one without)."""
         own = list(arguments)
-        arguments[0] &= ~threads.CLONE_UNTRACED
+        arguments[0] &= ~new_tasks.CLONE_UNTRACED
         return _Amended(own) if arguments[0] != own[0] else None
+
+    @staticmethod
+    def _traced_3(
+        task: int, _arch: Arch, _name: str, arguments: list[int],
+        registers: ptrace.Registers, _others: set[int],
+    ) -> _Amended | None:  # fmt: skip
+        own, size = list(arguments), arguments[1]
+        if not new_tasks.ARGS_LEAST <= size <= new_tasks.ARGS_MOST:
+            return None
+        wanted = foreign.read(task, arguments[0], size)
+        flags = int.from_bytes(wanted[:8], "little")
+        if not flags & new_tasks.CLONE_UNTRACED:
+            return None
+        arguments[0] = (registers.rsp - _RED_ZONE - size) & ~15
+        traced = (flags & ~new_tasks.CLONE_UNTRACED).to_bytes(8, "little")
+        foreign.write(task, arguments[0], traced + wanted[8:])
+        return _Amended(own)
 
     def _entries(
         self, task: int, _arch: Arch, _name: str, arguments: list[int],

@@ -23,6 +23,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
+from supervisor.arch import Arch
 from supervisor.arch.base import NO_CALL
 from supervisor.areas import READ, WRITE, AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access
@@ -31,6 +32,7 @@ from supervisor.driver.operations import Hold, Native, Steps, Unhold, Wait
 from supervisor.errors import GuestDied
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import threads
+from supervisor.syscalls.handlers.new_tasks import CLONE_CLEAR_SIGHAND, Request
 from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.memory import data_extents
@@ -69,9 +71,9 @@ class Forks:
         """What madvise(2) keeps from children."""
         self.wiped = AddressSpace()
         """What they get as zeros."""
-        self._contexts: dict[int, tuple[bytes, bytes, list[bytes]]] = {}
-        """Registers, XSAVE state and descriptors of TLS that a vfork child begins with, by
-        its parent's task."""
+        self._contexts: dict[int, tuple[bytes, bytes, list[bytes], signals.Actions]] = {}
+        """Registers, XSAVE state, descriptors of TLS and signals' actions that a vfork child
+        begins with, by its parent's task."""
 
     def advise(self, pieces: list[Area], advice: int) -> None:
         """madvise(2) about what a forked child gets of a range."""
@@ -83,9 +85,9 @@ class Forks:
                 chosen = self.left_out if advice == MADV_DOFORK else self.wiped
                 chosen.remove(piece.start, piece.end)
 
-    def fork(self, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-        """clone(2) without CLONE_THREAD; the arguments in the order of x86-64."""
-        flags, stack, parent_tid, child_tid, tls, _ = args
+    def fork(self, thread: Thread, request: Request, call: SpecialCall | None) -> Steps:
+        """clone(2) and clone3(2) without CLONE_THREAD."""
+        flags, stack, parent_tid, child_tid, tls = request[:5]
         home, arch = self.home, thread.arch
         record = yield from threads.tls_record(home, arch, flags, tls)
         if record is None:
@@ -100,18 +102,26 @@ class Forks:
             arch.set_tls(context, tls, record)
         xstate = call.xstate if call is not None else b""
         ours = CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_SETTLS
-        native = Native(
-            arch.numbers["clone"],
-            arch.clone_arguments([flags & ~ours, stack, 0, child_tid, 0]),
-        )
-        if flags & CLONE_VM:
-            self._contexts[thread.task] = (bytes(context), xstate, areas)
-            child = yield native  # `born` tells of the child, long before this returns
-            self._contexts.pop(thread.task, None)
-        else:
-            told_at = child_tid if flags & CLONE_CHILD_SETTID else 0
-            steps = self._fork_with_copy(thread, native, told_at, context, xstate, areas)
-            child = yield from home.layout.turns.in_turn(steps)
+        actions = thread.actions.copy()
+        if flags & CLONE_CLEAR_SIGHAND:
+            actions.executed()
+        lease = home.scratch.lease()
+        try:
+            native = request.native(arch, lease, flags & ~ours, child_tid, 0)
+            if flags & CLONE_VM:
+                self._contexts[thread.task] = (bytes(context), xstate, areas, actions)
+                child = yield native  # `born` tells of the child, long before this returns
+                self._contexts.pop(thread.task, None)
+            else:
+                told_at = child_tid if flags & CLONE_CHILD_SETTID else 0
+                steps = self._fork_with_copy(
+                    thread, native, told_at, context, xstate, areas, actions
+                )
+                child = yield from home.layout.turns.in_turn(steps)
+            if child > 0:
+                yield from request.told(home, lease, native)
+        finally:
+            lease.release()
         if child > 0 and flags & CLONE_PARENT_SETTID and home.check(parent_tid, 4, Access.WRITE):
             yield Acquire(((parent_tid, 4, Access.WRITE),))
             home.write(parent_tid, child.to_bytes(4, "little"))
@@ -119,7 +129,7 @@ class Forks:
 
     def _fork_with_copy(
         self, thread: Thread, native: Native, told_at: int, context: ptrace.Registers,
-        xstate: bytes, areas: list[bytes],
+        xstate: bytes, areas: list[bytes], actions: signals.Actions,
     ) -> Steps:  # fmt: skip
         """A child with memory of its own. No other fork and no change of the layout may come
         between: what is copied and shared must still be what the child begins with."""
@@ -138,7 +148,7 @@ class Forks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             raise
-        self._begin(thread, child, told_at, context, xstate, areas)
+        self._begin(thread, child, told_at, context, xstate, areas, actions)
         yield Unhold()
         return child
 
@@ -179,7 +189,7 @@ class Forks:
 
     def _begin(
         self, parent: Thread, child: int, told_at: int, context: ptrace.Registers,
-        xstate: bytes, areas: list[bytes],
+        xstate: bytes, areas: list[bytes], actions: signals.Actions,
     ) -> None:  # fmt: skip
         """Give a forked child its own memory and let it run."""
         home = self.home
@@ -214,7 +224,7 @@ class Forks:
                 inject.MAP_PRIVATE | inject.MAP_FIXED | inject.MAP_ANONYMOUS, NO_CALL, 0,
             )  # fmt: skip
             ptrace.set_thread_areas(child, areas)
-            self._restore_signals(parent, caller, lease)
+            self._restore_signals(parent.arch, actions, caller, lease)
             scratch = home.scratch.arch
             caller.must(inject.SYS_MUNMAP, scratch.scratch, scratch.scratch_size)
             home.limits_of(parent).hand_over(child)
@@ -263,11 +273,13 @@ class Forks:
             if not still:
                 home.standstill.end()
 
-    def _restore_signals(self, parent: Thread, caller: Caller, lease: Lease) -> None:
+    @staticmethod
+    def _restore_signals(
+        arch: Arch, actions: signals.Actions, caller: Caller, lease: Lease
+    ) -> None:
         """The kernel alone serves the child: it gets the program's wishes about forced signals."""
-        arch = parent.arch
         at = lease.allocate(signals.ACTION.size)
-        for number, action in parent.actions.about_forced():
+        for number, action in actions.about_forced():
             lease.write(at, signals.with_restorer(action, arch))
             caller.call_as(arch, "rt_sigaction", number, at, 0, signals.SIGSET_SIZE)
 
@@ -279,14 +291,14 @@ class Forks:
 
     def _begin_vforked(self, parent: Thread, child: int) -> Steps:
         home = self.home
-        registers, xstate, areas = self._contexts[parent.task]
+        registers, xstate, areas, thread_actions = self._contexts[parent.task]
         if child not in home.newborn:
             yield Wait(("born", child))
         home.newborn.discard(child)
         thread = home.add_thread(child, child, parent.arch)
         thread.borrowed = True
         thread.affinity = parent.affinity
-        thread.actions = parent.actions.copy()
+        thread.actions = thread_actions
         thread.limits = home.limits_of(parent).copy()
         home.set_context(thread, registers)
         try:

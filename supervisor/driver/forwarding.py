@@ -19,6 +19,7 @@ from supervisor.driver.restarts import ERESTARTNOINTR, RESTART_CODES, RETURNS, r
 from supervisor.syscalls import handlers
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import clocks, futex
+from supervisor.syscalls.handlers.new_tasks import ARGS_MOST as CLONE_ARGS_MOST
 from supervisor.syscalls.handlers.signals import SIGSET_SIZE
 from supervisor.syscalls.marshal import gather, goes_on, scatter
 from supervisor.syscalls.spec import Row, Where
@@ -153,6 +154,10 @@ class Forwarding:
             compared = equal is True
         elif row.name == "clone":
             xstate = ptrace.get_xstate(thread.task)
+        elif row.name == "clone3":
+            xstate = ptrace.get_xstate(thread.task)
+            if arguments[1] <= CLONE_ARGS_MOST:
+                payload = yield from self._bytes_at(arguments[0], arguments[1])
         elif row.name == "rt_sigprocmask":
             payload = yield from self._bytes_at(arguments[1], SIGSET_SIZE)
         told = row.name in UNANSWERED and row.arch.robust_list.size == arguments[1]

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 from supervisor.arch import Arch
 from supervisor.arch.base import NO_CALL
 from supervisor.coherence.messages import Access
-from supervisor.driver.operations import AcquireLocked, Flush, Hold, Native, Steps, Unhold, Wait
+from supervisor.driver.operations import AcquireLocked, Flush, Hold, Steps, Unhold, Wait
 from supervisor.syscalls.call import Acquire
-from supervisor.syscalls.handlers import futex
+from supervisor.syscalls.handlers import futex, new_tasks
 from supervisor.tracee import ptrace
 from supervisor.tracee.xstate import restore_xstate
 from supervisor.units import HOME
@@ -31,17 +31,13 @@ if TYPE_CHECKING:
 
 SIGCHLD: Final = 17
 CLONE_VM: Final = 0x00000100
-CLONE_PTRACE: Final = 0x00002000
 CLONE_VFORK: Final = 0x00004000
 CLONE_THREAD: Final = 0x00010000
 CLONE_SETTLS: Final = 0x00080000
 CLONE_PARENT_SETTID: Final = 0x00100000
 CLONE_CHILD_CLEARTID: Final = 0x00200000
-CLONE_UNTRACED: Final = 0x00800000
 CLONE_CHILD_SETTID: Final = 0x01000000
 OURS: Final = CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
-TRACER: Final = CLONE_PTRACE | CLONE_UNTRACED
-"""Whether a new task has the tracer of its parent; a program that has none sees no difference."""
 
 FUTEX_TID_MASK: Final = 0x3FFFFFFF
 FUTEX_OWNER_DIED: Final = 0x40000000
@@ -50,12 +46,26 @@ ROBUST_LIST_MAX: Final = 2048
 
 
 def clone(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    request = new_tasks.of_clone(home, thread.arch, args)
+    if isinstance(request, int):
+        return request
+    return (yield from _make(home, thread, request, call))
+
+
+def clone3(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
+    request = yield from new_tasks.of_clone3(home, args, call)
+    if isinstance(request, int):
+        return request
+    return (yield from _make(home, thread, request, call))
+
+
+def _make(
+    home: Home, thread: Thread, request: new_tasks.Request, call: SpecialCall | None
+) -> Steps:
     arch = thread.arch
-    flags, stack, parent_tid, child_tid, tls = arch.clone_arguments(args)
-    flags &= ~TRACER
+    flags, stack, parent_tid, child_tid, tls = request[:5]
     if not flags & CLONE_THREAD:
-        canonical = [flags, stack, parent_tid, child_tid, tls, 0]
-        return (yield from home.forks.fork(thread, canonical, call))
+        return (yield from home.forks.fork(thread, request, call))
     record = yield from tls_record(home, arch, flags, tls)
     if record is None:
         return -errno.EFAULT
@@ -69,12 +79,13 @@ def clone(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
         if record:
             native_tls = lease.allocate(len(record))
             lease.write(native_tls, record)
-        native = arch.clone_arguments([flags & ~OURS, stack, 0, 0, native_tls])
-        result = yield Native(arch.numbers["clone"], native)
+        native = request.native(arch, lease, flags & ~OURS, 0, native_tls)
+        result = yield native
+        if result < 0:
+            return result
+        yield from request.told(home, lease, native)
     finally:
         lease.release()
-    if result < 0:
-        return result
     task = thread.born.pop()
     if task not in home.newborn:
         yield Wait(("born", task))
@@ -212,19 +223,14 @@ def set_tid_address(
     yield
 
 
-def clone3(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
-    """glibc and others fall back to clone."""
-    return -errno.ENOSYS
-    yield
-
-
 def fork(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
-    return (yield from home.forks.fork(thread, [SIGCHLD, 0, 0, 0, 0, 0], call))
+    return (yield from home.forks.fork(thread, new_tasks.Request(SIGCHLD, 0, 0, 0, 0, 0), call))
 
 
 def vfork(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
     flags = CLONE_VM | CLONE_VFORK | SIGCHLD
-    return (yield from home.forks.fork(thread, [flags, 0, 0, 0, 0, 0], call))
+    request = new_tasks.Request(flags, 0, 0, 0, 0, 0)
+    return (yield from home.forks.fork(thread, request, call))
 
 
 def execve(home: Home, thread: Thread, args: list[int], call: SpecialCall | None) -> Steps:
