@@ -308,7 +308,6 @@ def test_prctl(machine: Machine) -> None:
 
 def test_answers_without_the_kernel(marshalled: Marshalled) -> None:
     assert marshalled.call("rseq", 0x1000, 32, 0, 0) == -errno.ENOSYS
-    assert marshalled.call("clone3", 0, 0) == -errno.ENOSYS
     assert marshalled.call("io_uring_setup", 1, 0) == -errno.ENOSYS
     assert marshalled.call("ptrace", 0, 0, 0, 0) == -errno.EPERM
     assert marshalled.call("prctl", 21, 0, 0, 0, 0) == 0  # PR_GET_SECCOMP
