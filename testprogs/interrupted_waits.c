@@ -3,21 +3,24 @@
  * Signals that nobody handles end no wait and lengthen none, however many come; one with a
  * handler ends a sleep, and the next lasts as long as it should.
  */
+#include <linux/futex.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/sem.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 
 #include "common.h"
 
-enum { MS = 1000000, WAIT_MS = 120, EVERY_MS = 40, TIMES = 200, KINDS = 6 };
+enum { MS = 1000000, WAIT_MS = 120, EVERY_MS = 40, TIMES = 200, KINDS = 8 };
 
 static const struct timespec length = { 0, WAIT_MS * MS };
 static volatile int waiting;
 static volatile sig_atomic_t handled;
 static pthread_t waiter;
 static int epoll, semaphores;
+static uint32_t word;
 
 static void count(int number)
 {
@@ -42,6 +45,10 @@ static int wait_once(int kind)
 		return epoll_wait(epoll, &event, 1, WAIT_MS);
 	case 4:
 		return semtimedop(semaphores, &take, 1, &length) == -1 && errno == EAGAIN ? 0 : -1;
+	case 5:
+	case 6:
+		return syscall(SYS_futex, &word, FUTEX_WAIT | (kind == 5) * FUTEX_PRIVATE_FLAG, 0,
+			       &length, NULL, 0) == -1 && errno == ETIMEDOUT ? 0 : -1;
 	default:
 		sigemptyset(&set);
 		sigaddset(&set, SIGUSR2);

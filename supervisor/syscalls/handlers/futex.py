@@ -141,10 +141,37 @@ def futex(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
             return -errno.EINVAL
     if command == WAIT_BITSET and not args[5] & 0xFFFF_FFFF:
         return -errno.EINVAL
+    until_ns = 0
+    if timeout and command == WAIT:  # of the others it is the time of the end
+        until_ns, timeout = _resumed(thread, row, timeout)
+    result = yield from _begin_wait(home, thread, row, args, tuple(ranges), timeout, call)
+    if until_ns and result == ERESTART_RESTARTBLOCK and not thread.at_gadget:
+        thread.resumes = (thread.registers.rip, until_ns)
+    return result
+
+
+def _resumed(thread: Thread, row: Row, timeout: bytes) -> tuple[int, bytes]:
+    """Until when a call waits, by the monotonic clock, and for how long: for what is left where
+    a signal that nobody handles has interrupted it (see driver/interrupted.py)."""
+    now_ns = time.monotonic_ns()
+    seconds, rest = row.timespec.unpack(timeout)
+    until_ns: int = now_ns + seconds * NS_PER_S + rest
+    resumed, thread.resumes = thread.resumes, None
+    if resumed is None or resumed[0] != thread.registers.rip:
+        return until_ns, timeout
+    until_ns = min(until_ns, resumed[1])
+    return until_ns, row.timespec.pack(*divmod(max(until_ns - now_ns, 0), NS_PER_S))
+
+
+def _begin_wait(
+    home: Home, thread: Thread, row: Row, args: list[int],
+    ranges: tuple[tuple[int, int, Access], ...], timeout: bytes, call: SpecialCall | None,
+) -> Steps:  # fmt: skip
+    address = args[0]
     if waits_privately(args):
         compared = call is not None and call.compared and _has_latest(home, thread.away, address)
         return (yield from _wait_privately(home, thread, row, args, timeout, compared))
-    return (yield from _wait(home, row, args, tuple(ranges), timeout))
+    return (yield from _wait(home, row, args, ranges, timeout))
 
 
 @contextlib.contextmanager
