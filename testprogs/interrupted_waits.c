@@ -8,12 +8,13 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/sem.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
 #include "common.h"
 
-enum { MS = 1000000, WAIT_MS = 120, EVERY_MS = 40, TIMES = 200, KINDS = 8 };
+enum { MS = 1000000, WAIT_MS = 120, EVERY_MS = 40, TIMES = 200, KINDS = 10 };
 
 static const struct timespec length = { 0, WAIT_MS * MS };
 static volatile int waiting;
@@ -21,6 +22,7 @@ static volatile sig_atomic_t handled;
 static pthread_t waiter;
 static int epoll, semaphores;
 static uint32_t word;
+static int sockets[2];
 
 static void count(int number)
 {
@@ -49,6 +51,10 @@ static int wait_once(int kind)
 	case 6:
 		return syscall(SYS_futex, &word, FUTEX_WAIT | (kind == 5) * FUTEX_PRIVATE_FLAG, 0,
 			       &length, NULL, 0) == -1 && errno == ETIMEDOUT ? 0 : -1;
+	case 7:
+		return recv(sockets[0], &event, 1, 0) == -1 && errno == EAGAIN ? 0 : -1;
+	case 8:
+		return read(sockets[0], &event, 1) == -1 && errno == EAGAIN ? 0 : -1;
 	default:
 		sigemptyset(&set);
 		sigaddset(&set, SIGUSR2);
@@ -105,6 +111,7 @@ int main(void)
 {
 	static const int unhandled[] = { SIGWINCH, SIGCHLD, SIGUSR1 };
 	struct sigaction action = { .sa_handler = count };
+	struct timeval patience = { 0, WAIT_MS * 1000 };
 	sigset_t awaited;
 	pthread_t other;
 
@@ -115,6 +122,8 @@ int main(void)
 	CHECK(pthread_sigmask(SIG_BLOCK, &awaited, NULL) == 0);
 	CHECK((epoll = epoll_create1(0)) >= 0);
 	CHECK((semaphores = semget(IPC_PRIVATE, 1, 0600)) >= 0);
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
+	CHECK(setsockopt(sockets[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0);
 	interrupted_by_a_handler();
 	waiting = 1;
 	waiter = pthread_self();

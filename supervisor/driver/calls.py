@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.arch.base import NO_CALL
 from supervisor.driver import own_memory, signals, temporary_masks
-from supervisor.driver.interrupted import ENDED, Wait, name_of
+from supervisor.driver.interrupted import ENDED, SOCKETS, TIMEOUTS, Wait, name_of
 from supervisor.driver.machine import PATHS
 from supervisor.driver.messages import BringHome, SpecialCall
 from supervisor.driver.operations import (
@@ -95,8 +95,11 @@ class Calls:
 
     def _is_more(self, row: Row, arguments: list[int]) -> bool:
         """With one host: is a call more than what the kernel makes of it?"""
-        return temporary_masks.takes_one(row, arguments) or self._home.made_files.concerns(
-            row, arguments
+        home = self._home
+        return (
+            temporary_masks.takes_one(row, arguments)
+            or home.made_files.concerns(row, arguments)
+            or (home.socket_timeouts and row.name in SOCKETS)
         )
 
     def _unwrapped(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
@@ -194,6 +197,8 @@ class Calls:
         if own:
             yield Unhold()
             yield Flush()
+        if row.name == "setsockopt" and call.args[2] in TIMEOUTS:
+            home.socket_timeouts = True
         if wait is not None:
             result = wait.end(result)
         if masked:

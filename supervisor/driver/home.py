@@ -123,6 +123,8 @@ class Home(Supervisor):
         self.fences = Fences(self)
         self.surroundings = Surroundings(self)
         self.made_files = MadeFiles(self)
+        self.socket_timeouts = False
+        """Has the program set one (SO_RCVTIMEO)?"""
         self.jobs = Jobs(self)
         self.processor_time = ProcessorTime(self)
         self.processor_timers = ProcessorTimers(self)
