@@ -24,6 +24,7 @@ import trio
 
 USER_SIGNALS: Final = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP,
+    signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
 _SIGNALFD_INFO_SIZE: Final = 128
 _SIGNALFD_HEAD: Final = struct.Struct("<Iii")

@@ -48,6 +48,18 @@ def test_signal_to_the_command(number: signal.Signals, hosts: int, place: Place)
     assert b"Traceback" not in end.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_of_the_users_own_is_the_programs(
+    number: signal.Signals, hosts: int, place: Place
+) -> None:
+    script = f"trap 'echo got it; exit 3' {number}; echo ready; while :; do sleep 0.01; done"
+    run = place.start([*harness.dsmsup_command(), "exec", "-n", str(hosts), "bash", "-c", script])
+    run.wait_for_output(b"ready\n")
+    os.kill(run.pid, number)
+    end = wait_for_end(run, place)
+    assert (end.status, end.stdout, end.own_lines()) == (3, b"ready\ngot it\n", [])
+
+
 @pytest.mark.parametrize("waits", ["0", "1"], ids=["handler", "sigwait"])
 def test_a_program_may_take_its_time_to_end(waits: str, hosts: int, place: Place) -> None:
     """SIGTERM comes more than once where a service manager sends it to all processes."""
