@@ -27,13 +27,13 @@ _XCHG: Final = frozenset(
     {Code.XCHG_RM8_R8, Code.XCHG_RM16_R16, Code.XCHG_RM32_R32, Code.XCHG_RM64_R64}
 )
 _MEMORY: Final = OpKind.MEMORY
-_NEAR: Final = frozenset({OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64})
+NEAR: Final = frozenset({OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64})
 _NEXT: Final = FlowControl.NEXT
-_ENDS: Final = frozenset(
+ENDS: Final = frozenset(
     {FlowControl.UNCONDITIONAL_BRANCH, FlowControl.INDIRECT_BRANCH, FlowControl.RETURN,
      FlowControl.EXCEPTION}
 )  # fmt: skip
-_STOPS: Final = frozenset(
+STOPS: Final = frozenset(
     {Mnemonic.HLT, Mnemonic.UD2, Mnemonic.INT3, Mnemonic.IRET, Mnemonic.IRETD, Mnemonic.IRETQ}
 )
 
@@ -43,7 +43,8 @@ class Sweep(NamedTuple):
 
     `starts` are instruction addresses, ascending; `end` is where decoding
     stopped, short of the range's end at an invalid instruction; `targets` the
-    direct branch targets; `falls` whether control can run past `end`.
+    direct branch targets; `falls` whether control can run past `end`; `ends` where the
+    instructions end that control does not run past.
     """
 
     start: int
@@ -52,6 +53,7 @@ class Sweep(NamedTuple):
     sites: list[Site]
     targets: set[int]
     falls: bool
+    ends: list[int]
 
 
 def kind_of(ins: Instruction) -> Kind | None:
@@ -71,6 +73,7 @@ def sweep(bits: int, data: bytes, start: int) -> Sweep:
     starts: list[int] = []
     sites: list[Site] = []
     targets: set[int] = set()
+    ends: list[int] = []
     size = len(data)
     decode, append = decoder.decode_out, starts.append
     fences, xchg = _FENCES, _XCHG
@@ -87,10 +90,13 @@ def sweep(bits: int, data: bytes, start: int) -> Sweep:
             if kind is not None:
                 sites.append(Site(start + at, ins.len, kind))
         last = ins.flow_control
-        if last and ins.op0_kind in _NEAR:
-            targets.add(ins.near_branch_target)
         at = decoder.position
-    return Sweep(start, start + at, starts, sites, targets, last not in _ENDS)
+        if last:
+            if ins.op0_kind in NEAR:
+                targets.add(ins.near_branch_target)
+            if last in ENDS:
+                ends.append(start + at)
+    return Sweep(start, start + at, starts, sites, targets, last not in ENDS, ends)
 
 
 def follow(bits: int, data: bytes, start: int, known: set[int]) -> tuple[Sweep, bool]:
@@ -119,12 +125,12 @@ def follow(bits: int, data: bytes, start: int, known: set[int]) -> tuple[Sweep, 
         flow = ins.flow_control
         at = decoder.position
         if flow:
-            if ins.op_count and ins.op0_kind in _NEAR:
+            if ins.op_count and ins.op0_kind in NEAR:
                 targets.add(ins.near_branch_target)
-            if flow in _ENDS or ins.mnemonic in _STOPS:
+            if flow in ENDS or ins.mnemonic in STOPS:
                 falls = False
                 break
-    return Sweep(start, start + at, starts, sites, targets, falls), broken
+    return Sweep(start, start + at, starts, sites, targets, falls, []), broken
 
 
 class Flow(IntEnum):
@@ -207,7 +213,7 @@ def details(bits: int, data: bytes, start: int) -> Iterator[Insn]:
         target = displacement = 0
         if flow in (Flow.JCC, Flow.JMP):
             # loop, jrcxz and 16-bit branches have no 32-bit form to move to.
-            if ins.op0_kind in _NEAR and ins.op0_kind != OpKind.NEAR_BRANCH16:
+            if ins.op0_kind in NEAR and ins.op0_kind != OpKind.NEAR_BRANCH16:
                 target = ins.near_branch_target
             if not target or ins.is_jcx_short or ins.is_loop or ins.is_loopcc:
                 flow = Flow.PINNED
@@ -222,6 +228,6 @@ def details(bits: int, data: bytes, start: int) -> Iterator[Insn]:
             flow = Flow.PINNED
         yield Insn(
             start + at, raw, flow, target, displacement, kind_of(ins),
-            ins.mnemonic in _FILLERS, ins.mnemonic in _STOPS,
+            ins.mnemonic in _FILLERS, ins.mnemonic in STOPS,
             ins.rflags_read != 0, ins.mnemonic in _FLAG_WRITERS,
         )  # fmt: skip

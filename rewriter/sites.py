@@ -4,12 +4,14 @@
 Three sources of code, from the surest to the least sure:
 
 1. ranges: frame descriptions, the function table of Go, symbols with a size.
-   Each is swept linearly. Only those that hold a candidate byte are.
+   Each is swept linearly, or, where data lies among its code, read as control
+   flows (untangle.py). Only those that hold a candidate byte are.
 2. gaps between ranges, followed from strong roots only (symbols, the entry
    point, relocations, direct branches), as control flows. A linear sweep of
    gaps would take data for code: 392 sites that are none in libcrypto alone.
 3. nothing else: what no root reaches is not touched. Where that is most of the code
-   (no unwind tables, no symbols) and could hold sites, the code is `partial`.
+   (no unwind tables, no symbols) and could hold sites, or a range could where it
+   cannot be read, the code is `partial`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from rewriter.frames import Fde, call_sites, read_frames
 from rewriter.golang import go_functions
 from rewriter.kinds import Kind, Site
 from rewriter.relocs import relocated_words
+from rewriter.untangle import is_tangled, untangle
 
 _TRACE_MAX: Final = 16_000_000
 _LSDA_MAX: Final = 200_000
@@ -155,10 +158,14 @@ def _sweep_ranges(code: Code, candidates: np.ndarray, everything: bool) -> None:
     at = np.searchsorted(starts, candidates, side="right") - 1
     at = at[(at >= 0) & (candidates < ends[np.maximum(at, 0)])]
     chosen = range(len(starts)) if everything else np.unique(at).tolist()
+    roots: list[int] | None = None
     for i in chosen:
         lo, hi = code.ranges[i]
         s = sweep(elf.bits, elf.read(lo, hi - lo), lo)
-        if s.sites:
+        if is_tangled(elf, s, hi):
+            roots = sure_roots(code) if roots is None else roots
+            _untangle(code, lo, hi, roots, candidates)
+        elif s.sites:
             code.swept[lo] = s
             # Short branches reach 128 bytes: neighbours may aim beside a site.
             for j in (i - 1, i + 1):
@@ -166,6 +173,24 @@ def _sweep_ranges(code: Code, candidates: np.ndarray, everything: bool) -> None:
                     a, b = code.ranges[j]
                     if b - a < 1 << 16 and (lo - b if j < i else a - hi) < 128:
                         code.swept[a] = sweep(elf.bits, elf.read(a, b - a), a)
+
+
+def _untangle(
+    code: Code, lo: int, hi: int, roots: list[int], candidates: np.ndarray
+) -> None:
+    """A range that holds data too, read as control flows."""
+    inside = roots[bisect.bisect_left(roots, lo) : bisect.bisect_left(roots, hi)]
+    found = untangle(code.elf, lo, hi, inside)
+    code.swept.update((s.start, s) for s in found.sweeps if s.sites or s.targets)
+    code.partial = code.partial or _holds(found.doubtful, candidates)
+
+
+def sure_roots(code: Code) -> list[int]:
+    """Addresses that surely are code, ascending: symbols', relocations', landing pads."""
+    roots = {code.elf.entry} | {s.address for s in code.symbols} | relocated_words(code.elf)
+    for frame in [f for f in code.frames if f.lsda][:_LSDA_MAX]:
+        roots.update(c.pad for c in call_sites(code.elf, frame) if c.pad)
+    return sorted(roots)
 
 
 def _gaps(code: Code) -> list[tuple[int, int]]:
@@ -200,7 +225,7 @@ def _trace_gaps(code: Code, candidates: np.ndarray) -> None:
             roots.add(target)
     runs = _trace(elf, gaps, roots)
     if _is_mostly_unknown(code):
-        code.partial = _holds(_without(gaps, runs), candidates)
+        code.partial = code.partial or _holds(_without(gaps, runs), candidates)
     _add_traced(code, runs)
 
 
@@ -285,7 +310,7 @@ def _add_traced(code: Code, runs: list[Sweep]) -> None:
         elif last is not None and last.end == run.start:
             joined[-1] = Sweep(
                 last.start, run.end, last.starts + run.starts, last.sites + run.sites,
-                last.targets | run.targets, run.falls,
+                last.targets | run.targets, run.falls, [],
             )  # fmt: skip
         else:
             joined.append(run)

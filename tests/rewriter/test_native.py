@@ -85,6 +85,13 @@ def test_program(
     assert clear.redirects == armed.redirects == 0
 
 
+def test_data_among_code(
+    compile_program: Compile, launcher: Path, cache: Path, tmp_path: Path
+) -> None:
+    program = compile_program("tangled.c")
+    _both_ways(launcher, str(program), [], tmp_path, cache)
+
+
 @pytest.mark.parametrize("name", TOOLS)
 def test_tool(name: str, launcher: Path, cache: Path, tmp_path: Path) -> None:
     program = _installed(name)

@@ -216,3 +216,27 @@ def test_relro_makes_way_last(tmp_path: Path) -> None:
     old, new = ([s.type for s in Elf(d, "f").segments] for d in (bytes(data), out))
     assert old.count(0x6474E552) == 1 and 0x6474E552 not in new
     assert new.count(1) == old.count(1) + 1
+
+
+def test_data_among_code(compile_program: Compile) -> None:
+    """Bytes that are jumped over and a table in the text: what is behind them is found."""
+    code = find_code(Elf(compile_program("tangled.c").read_bytes(), "tangled"))
+    found = [s.kind for s in code.sites if code.function_at(s.address) in ("skips", "chooses")]
+    assert found == [Kind.LOCK, Kind.XCHG, Kind.LOCK, Kind.LOCK, Kind.XCHG]
+    assert not code.partial
+
+
+def test_what_cannot_be_read_is_not_touched(tmp_path: Path) -> None:
+    """Behind a jump to who knows where: code, or not. Its traps are missed, and that is told."""
+    body = """
+     jmp *%rax
+     .byte 0x48, 0xb8
+     jmp 1f
+     .byte 0x0f, 0xff
+  1: lock addl $1, (%rdi)
+     jmp 2f
+     .byte 0xf0
+  2: mov %eax, %ecx
+    """
+    code = find_code(_assemble(_function("f", body), tmp_path))
+    assert code.sites == [] and code.partial
