@@ -14,6 +14,7 @@ import click
 from rewriter.entry import let_interrupts_kill
 from supervisor import __version__, given_signals
 from supervisor.errors import EXIT_FAILURE, DsmsupError
+from supervisor.quick_lookup import quick_lookup
 from supervisor.standard_streams import say, settle
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -102,9 +103,10 @@ def exec_command(
 
     raise_limits()  # before much is loaded
     gc.disable()  # what is loaded stays: `run_host` has garbage looked for among what comes after
-    from supervisor.cluster import launch, virtual
-    from supervisor.cluster.plan import VirtualPlan
-    from supervisor.run import Job, Preparations, check_host, run_host
+    with quick_lookup():
+        from supervisor.cluster import launch, virtual
+        from supervisor.cluster.plan import VirtualPlan
+        from supervisor.run import Job, Preparations, check_host, run_host
 
     options = launch.LaunchOptions(n, hosts, rendezvous, key_file, host_id, join_timeout)
     processors = tuple(sorted(os.sched_getaffinity(0)))
