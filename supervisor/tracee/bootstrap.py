@@ -15,7 +15,7 @@ from supervisor.arch import X86_64, Arch, of_selector
 from supervisor.areas import EXEC
 from supervisor.errors import CannotExecute, DsmsupError, GuestDied
 from supervisor.tasks import NO_MORE
-from supervisor.tracee import control, cpuid, inject, priority, ptrace
+from supervisor.tracee import control, cpuid, handing, inject, priority, ptrace
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
 from supervisor.tracee.maps import read_maps
@@ -84,7 +84,7 @@ class Fresh:
     """A process that stands at the exit of its execve, with nothing of ours in it yet.
 
     Raises CannotExecute where there is nothing to execute at its entry point.
-    Our descriptors are opened in it through the supervisor's /proc/PID/fd: an
+    Our descriptors are opened in it through the supervisor's /proc/PID/fd, or handed to it: an
     image that the program itself executes (execve) inherits none.
     """
 
@@ -105,7 +105,7 @@ class Fresh:
             raise self._refusal("what is at its entry point may not be executed")
         os.pwrite(self._memory, b"\x0f\x05\xcc", self._entry)  # syscall; int3
         self._path = (registers.rsp - 1024) & ~15
-        self._below = os.pread(self._memory, 64, self._path)
+        self._below = os.pread(self._memory, handing.SPACE, self._path)
         self.caller = Caller(pid, self._entry)
 
     def _refusal(self, why: str) -> CannotExecute:
@@ -117,9 +117,12 @@ class Fresh:
         """Open one of the supervisor's descriptors in the process; its number there."""
         path = f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0"
         os.pwrite(self._memory, path, self._path)
-        return self.caller.must(
+        opened = self.caller.call(
             inject.SYS_OPENAT, inject.AT_FDCWD, self._path, os.O_RDWR | os.O_CLOEXEC, 0
         )
+        if opened >= 0:
+            return opened
+        return handing.hand(self.pid, self._memory, self._path, self.caller.must, descriptor)
 
     def restore(self) -> None:
         """Put back what was poked over."""

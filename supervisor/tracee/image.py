@@ -247,7 +247,13 @@ def _lay_over(
 ) -> None:
     """Map a rewritten file's read-only segments over the original's, and its added ones."""
     at = agent.control.write_data(os.fsencode(replacement.path) + b"\0")
-    (descriptor,) = agent.check([(inject.SYS_OPENAT, inject.AT_FDCWD, at, os.O_RDONLY, 0)])
+    (descriptor,) = agent.run([(inject.SYS_OPENAT, inject.AT_FDCWD, at, os.O_RDONLY, 0)])
+    if descriptor < 0:
+        ours = os.open(replacement.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = agent.handed(ours)
+        finally:
+            os.close(ours)
     fixed = inject.MAP_PRIVATE | inject.MAP_FIXED
     calls: list[tuple[int, ...]] = []
     pid = agent.tid

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from supervisor.errors import DsmsupError, GuestDied
-from supervisor.tracee import ptrace
+from supervisor.tracee import handing, ptrace
 from supervisor.tracee.control import CALLS_MAX, ControlBlock
 from supervisor.tracee.stops import Stop, StopKind, wait_among
 
@@ -133,7 +133,21 @@ class Agent:
     def open(self, descriptor: int) -> int:
         """Open one of the supervisor's descriptors in the agent's table; its number there."""
         path = self.control.write_data(f"/proc/{os.getpid()}/fd/{descriptor}".encode() + b"\0")
-        return self.check([(SYS_OPENAT, AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC, 0)])[0]
+        opened = self.run([(SYS_OPENAT, AT_FDCWD, path, os.O_RDWR | os.O_CLOEXEC, 0)])[0]
+        return opened if opened >= 0 else self.handed(descriptor)
+
+    def handed(self, descriptor: int) -> int:
+        """The same where the process may not open it by that path (Linux 6.9 or later)."""
+
+        def call(*words: int) -> int:
+            return self.check([(*words, *[0] * (6 - len(words)))])[0]
+
+        memory = os.open(f"/proc/{self.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            at = self.control.write_data(bytes(handing.SPACE))
+            return handing.hand(self.tid, memory, at, call, descriptor, thread=True)
+        finally:
+            os.close(memory)
 
     def open_to_read(self, descriptor: int) -> int:
         """The same, to read it; a negative errno where that may not be."""

@@ -46,9 +46,12 @@ def open_(home: Home, thread: Thread, args: list[int], call: SpecialCall | None)
                     where = lease.allocate(len(name))
                     lease.write(where, name)
                     number = thread.arch.numbers["openat"]
-                    return (yield Native(number, [machine.AT_FDCWD, where, flags, 0]))
+                    opened = yield Native(number, [machine.AT_FDCWD, where, flags, 0])
                 finally:
                     lease.release()
+                if opened >= 0:
+                    return opened
+                # It has given up its user, or has another root: it gets the file itself.
     return (yield from home.calls.run_marshalled(thread, row, args))
 
 

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hands a descriptor to a process that may not open it by the supervisor's /proc/PID/fd.
+
+Who has given up its user, or has another root folder, is refused that path. So the process
+makes a pair of sockets, of which the supervisor, its tracer, takes one (pidfd_getfd(2)).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from supervisor.tracee import ptrace
+
+SYS_CLOSE: Final = 3
+SYS_RECVMSG: Final = 47
+SYS_SOCKETPAIR: Final = 53
+SYS_PIDFD_GETFD: Final = 438
+MSG_CMSG_CLOEXEC: Final = 0x40000000
+SPACE: Final = 128
+"""Bytes of the process that it needs."""
+
+
+def hand(
+    pid: int, memory: int, at: int, call: Callable[..., int], descriptor: int, *,
+    thread: bool = False,
+) -> int:
+    """Its number there. `memory` is the process's, `at` where SPACE bytes may be overwritten."""
+    call(SYS_SOCKETPAIR, socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0, at)
+    ours, theirs = struct.unpack("<2i", os.pread(memory, 8, at))
+    process = os.pidfd_open(pid, os.O_EXCL if thread else 0)
+    try:
+        taken = ptrace.raw_syscall(SYS_PIDFD_GETFD, process, ours, 0)
+    finally:
+        os.close(process)
+    with socket.socket(fileno=taken) as link:
+        rights = array.array("i", [descriptor])
+        link.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    header = struct.pack("<QQQQQQQ", 0, 0, at + 56, 1, at + 72, 24, 0)
+    os.pwrite(memory, header + struct.pack("<QQ", at + 96, 1), at)
+    call(SYS_RECVMSG, theirs, at, MSG_CMSG_CLOEXEC)
+    (handed,) = struct.unpack("<i", os.pread(memory, 4, at + 88))
+    call(SYS_CLOSE, ours)
+    call(SYS_CLOSE, theirs)
+    return int(handed)
