@@ -22,7 +22,7 @@ from supervisor.driver import machine, process_files
 from supervisor.driver.machine import PROCESS, Machine
 from supervisor.driver.placement import Placement
 from supervisor.syscalls.handlers import new_tasks
-from supervisor.tracee import foreign, ptrace
+from supervisor.tracee import foreign, handing, ptrace
 from supervisor.units import HOME
 
 _ARCHES: Final = {arch.bits: arch for arch in ALL}
@@ -144,7 +144,7 @@ class BystanderCalls:
         if flags is not None and arguments[flags] & os.O_ACCMODE == os.O_RDONLY:
             contents = self.machine.contents(path) or self._of_process(task, path, others)
         descriptor, instead = -1, self.machine.elsewhere(path)
-        if contents is not None and flags is not None:
+        if contents is not None and flags is not None and handing.may_open_ours(task):
             descriptor = machine.in_memory(path, contents)
             instead = f"/proc/{os.getpid()}/fd/{descriptor}"
             arguments[flags] &= ~os.O_NOFOLLOW

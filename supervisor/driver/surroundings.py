@@ -26,6 +26,7 @@ from supervisor.driver.operations import Steps
 from supervisor.driver.signals import FORCED, mask_of
 from supervisor.syscalls.call import Acquire, Call, Result, Segment
 from supervisor.syscalls.spec import Row
+from supervisor.tracee import handing
 from supervisor.tracee.image import amend_auxiliary
 from supervisor.tracee.maps import Mapping, read_maps
 from supervisor.tracee.memory import data_extents
@@ -94,7 +95,7 @@ class Surroundings:
         flags = machine.FLAGS.get(row.name)
         if flags is not None and call.args[flags] & os.O_ACCMODE == os.O_RDONLY:
             contents = yield from self.contents(thread, path)
-            if contents is not None:
+            if contents is not None and handing.may_open_ours(thread.task):
                 descriptor = machine.in_memory(path, contents)
                 _rename(segment, f"/proc/{os.getpid()}/fd/{descriptor}")
                 call.args[flags] &= ~os.O_NOFOLLOW

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from supervisor.errors import DsmsupError
 from supervisor.tracee import ptrace
 
 SYS_CLOSE: Final = 3
@@ -23,6 +24,20 @@ SYS_PIDFD_GETFD: Final = 438
 MSG_CMSG_CLOEXEC: Final = 0x40000000
 SPACE: Final = 128
 """Bytes of the process that it needs."""
+_CAP_SYS_PTRACE: Final = 1 << 19
+
+
+def may_open_ours(task: int) -> bool:
+    """May a task open the supervisor's descriptors by its /proc/PID/fd? (See ptrace(2).)"""
+    wanted = {"Uid": os.geteuid(), "Gid": os.getegid()}
+    try:
+        with open(f"/proc/{task}/status", encoding="ascii", errors="replace") as file:
+            words = {key: text.split() for key, _, text in (line.partition(":") for line in file)}
+    except OSError:
+        return False
+    if int(words["CapEff"][0], 16) & _CAP_SYS_PTRACE:
+        return True
+    return all(int(words[name][3]) == own for name, own in wanted.items())
 
 
 def hand(
@@ -32,7 +47,12 @@ def hand(
     """Its number there. `memory` is the process's, `at` where SPACE bytes may be overwritten."""
     call(SYS_SOCKETPAIR, socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0, at)
     ours, theirs = struct.unpack("<2i", os.pread(memory, 8, at))
-    process = os.pidfd_open(pid, os.O_EXCL if thread else 0)
+    try:
+        process = os.pidfd_open(pid, os.O_EXCL if thread else 0)
+    except OSError:
+        raise DsmsupError(
+            "a program that has given up its user, or has another root folder, needs Linux 6.9"
+        ) from None
     try:
         taken = ptrace.raw_syscall(SYS_PIDFD_GETFD, process, ours, 0)
     finally:
