@@ -8,7 +8,7 @@ import socket
 import msgspec
 import pytest
 import trio
-from test_membership import KEY, Host, free_port, plan, play
+from members import KEY, Host, free_port, plan, play
 
 from supervisor.cluster import auth, mesh
 from supervisor.cluster.auth import Role

@@ -251,3 +251,20 @@ def read_stats(path: Path, *, hosts: int, status: int, threads: int) -> dict[str
         assert min(started) >= 1, f"threads started on each host: {started}"
         assert sum(started) >= threads, f"threads started on each host: {started}"
     return stats
+
+
+def one_line(run: Finished, status: int) -> str:
+    """A refusal: nothing on standard output, one line of dsmsup's on standard error."""
+    assert run.status == status, run.stderr
+    assert run.stdout == b""
+    lines = run.stderr.decode().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("dsmsup: ")
+    return lines[0]
+
+
+def as_root() -> None:
+    """Namespaces of mounts and networks are root's to make."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    need("unshare")
