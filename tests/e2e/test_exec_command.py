@@ -255,7 +255,7 @@ def test_memory_files_that_may_not_be_executed(level: int, place: Place) -> None
 
 
 def test_keygen(place: Place) -> None:
-    first, second = make_key(place, "first")(place, "second")
+    first, second = make_key(place, "first"), make_key(place, "second")
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert first.read_bytes() != second.read_bytes()
     assert len(first.read_bytes()) >= 32
