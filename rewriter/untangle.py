@@ -26,6 +26,8 @@ from rewriter.kinds import Site
 LOCK: Final = 0xF0
 _ENTRIES_MIN: Final = 2
 _ALIGNMENTS: Final = (1, 4, 8, 16)
+_PAIR: Final = struct.Struct("<2i")
+_WIDE_PAIR: Final = struct.Struct("<2q")
 
 
 class Untangled(NamedTuple):
@@ -49,7 +51,9 @@ def is_tangled(elf: Elf, s: Sweep, end: int) -> bool:
     misread = [at for at in s.targets if s.start <= at < s.end and at not in starts]
     if any(at - 1 not in starts or elf.read(at - 1, 1)[0] != LOCK for at in misread):
         return True
-    tables = {at for begin in s.ends for at in _tables_behind(elf, begin, s.start, end)}
+    tables = {
+        at for at in _pairs_behind(elf, s, end) if _table_at(elf, at, s.start, end) is not None
+    }
     return bool(tables) and not tables.isdisjoint(_all_taken(elf, s.start, end))
 
 
@@ -189,11 +193,30 @@ def _all_taken(elf: Elf, start: int, end: int) -> set[int]:
     return {_taken(ins) for ins in Decoder(elf.bits, elf.read(start, end - start), ip=start)}
 
 
-def _tables_behind(elf: Elf, at: int, start: int, end: int) -> Iterator[int]:
-    """Where a table may begin behind an instruction that nothing runs past."""
-    for begin in sorted({at + -at % alignment for alignment in _ALIGNMENTS}):
-        if begin < end and _table_at(elf, begin, start, end) is not None:
-            yield begin
+def _pairs_behind(elf: Elf, s: Sweep, end: int) -> Iterator[int]:
+    """Where two words that lead into the range stand behind an instruction that nothing runs
+    past, as at the beginning of a table; most functions have none."""
+    data = elf.read(s.start, end - s.start)
+    size = len(data)
+    inside = range(s.start, end)
+    for begin in s.ends:
+        last = -1
+        for alignment in _ALIGNMENTS:
+            at = begin + -begin % alignment
+            offset = at - s.start
+            if at == last or offset + _PAIR.size > size:
+                continue
+            last = at
+            first, second = _PAIR.unpack_from(data, offset)
+            if elf.bits == 32:
+                found = first in inside and second in inside
+            else:
+                found = 0 <= offset + first < size and 0 <= offset + second < size
+                if not found and offset + _WIDE_PAIR.size <= size:
+                    first, second = _WIDE_PAIR.unpack_from(data, offset)
+                    found = first in inside and second in inside
+            if found:
+                yield at
 
 
 def _table_at(elf: Elf, at: int, start: int, end: int) -> _Table | None:

@@ -43,7 +43,7 @@ TOOLS = {
 }  # fmt: skip
 
 OWN_TEST = {
-    "endless", "echo",  # they end when told to, or with their input
+    "endless", "echo", "orderly_end",  # they end when told to, or with their input
     "contend",  # it prints what it measures
     "visible", "posix_machine", "mmap_hints",  # they see the launcher: a tracer, a linker's name
 }  # fmt: skip
