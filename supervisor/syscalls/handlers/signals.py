@@ -361,7 +361,8 @@ def sigsuspend(home: Home, thread: Thread, args: list[int], _: SpecialCall | Non
     row = TABLES[thread.arch].rows[thread.arch.numbers["rt_sigsuspend"]]
     mask = args[2].to_bytes(SIGSET_SIZE, "little")
     suspend = Call(row.number, [0, SIGSET_SIZE], [(0, 0)], [Segment(mask, SIGSET_SIZE)])
-    return (yield from home.calls.run(thread, row, suspend))
+    result = yield from home.calls.run(thread, row, suspend)
+    return result.ret
 
 
 HANDLERS: Final = {
