@@ -12,7 +12,7 @@
 
 #include "common.h"
 
-enum { WAITERS = 4, LOST_S = 20 };
+enum { WAITERS = 4, LOST_S = 20, ROUNDS_MAX = 10 };
 
 typedef _Atomic int word_t;
 
@@ -132,28 +132,55 @@ static void *all_errors(void *index)
 	return NULL;
 }
 
+/*
+ * The kernel may wake a waiter for no reason, which then waits again where it began, not where it
+ * was moved to (futex_wait, kernel/futex/waitwake.c): how many are where says nothing then, only
+ * that nobody is lost. Wakes them; such a round is repeated, ROUNDS_MAX times at most.
+ */
+static int strayed(int round)
+{
+	long strays = wake(&apart[0].word, INT_MAX);
+
+	CHECK(strays >= 0 && (strays == 0 || round < ROUNDS_MAX));
+	return strays > 0;
+}
+
 static void counts(void)
 {
 	pthread_t threads[WAITERS];
 	word_t *to = &together[3];
+	long woken, moved, back, left;
+	int astray;
 
-	begin(threads, sleeper);
-	gather(&apart[0].word, to, WAITERS);
-	CHECK(wake(&apart[0].word, INT_MAX) == 0);
-	CHECK(call(to, FUTEX_WAKE, INT_MAX, NULL, NULL, 0) == 0); /* not private: another queue */
-	CHECK(wake(to, 1) == 1);
-	/* Back, one of them woken on the way. */
-	CHECK(call(to, FUTEX_CMP_REQUEUE_PRIVATE, 1, number(1), &apart[0].word, 0) == 2);
-	CHECK(wake(&apart[0].word, INT_MAX) == 1);
-	CHECK(wake(to, INT_MAX) == 1);
-	end(threads);
+	for (int round = 0;; round++) {
+		begin(threads, sleeper);
+		gather(&apart[0].word, to, WAITERS);
+		astray = strayed(round);
+		/* Not private: another queue. */
+		CHECK(call(to, FUTEX_WAKE, INT_MAX, NULL, NULL, 0) == 0);
+		woken = wake(to, 1);
+		/* Back, one of them woken on the way. */
+		moved = call(to, FUTEX_CMP_REQUEUE_PRIVATE, 1, number(1), &apart[0].word, 0);
+		back = wake(&apart[0].word, INT_MAX);
+		left = wake(to, INT_MAX);
+		end(threads);
+		if (!astray && (back == 1 || round == ROUNDS_MAX))
+			break;
+	}
+	CHECK(woken == 1 && moved == 2 && back == 1 && left == 1);
 
-	begin(threads, sleeper_for_bits);
-	gather(&apart[0].word, to, WAITERS);
-	CHECK(call(to, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, 4) == 0);
-	CHECK(call(to, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, 2) == WAITERS / 2);
-	CHECK(call(to, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, 3) == WAITERS / 2);
-	end(threads);
+	for (int round = 0;; round++) {
+		begin(threads, sleeper_for_bits);
+		gather(&apart[0].word, to, WAITERS);
+		CHECK(call(to, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, 4) == 0);
+		moved = call(to, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, 2);
+		left = call(to, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, 3);
+		astray = strayed(round);
+		end(threads);
+		if (!astray)
+			break;
+	}
+	CHECK(moved == WAITERS / 2 && left == WAITERS / 2);
 }
 
 static void wake_and_change(void)
@@ -187,17 +214,27 @@ static void wake_and_change(void)
 		CHECK(atomic_load(second) == changes[i].after);
 	}
 	for (unsigned i = 0; i < sizeof conditions / sizeof *conditions; i++) {
-		begin(threads, sleeper);
-		gather(&apart[0].word, first, 2);
-		gather(&apart[0].word, second, 2);
-		atomic_store(second, 9);
-		CHECK(call(first, FUTEX_WAKE_OP_PRIVATE, 1, number(INT_MAX), second,
-			   (int)FUTEX_OP(FUTEX_OP_ADD, 1, conditions[i].comparison,
-					 conditions[i].threshold & 0xfff)) ==
-		      (conditions[i].holds ? 3 : 1));
-		CHECK(wake(first, INT_MAX) == 1);
-		CHECK(wake(second, INT_MAX) == (conditions[i].holds ? 0 : 2));
-		end(threads);
+		long woken, at_first, at_second;
+		int astray;
+
+		for (int round = 0;; round++) {
+			begin(threads, sleeper);
+			gather(&apart[0].word, first, 2);
+			gather(&apart[0].word, second, 2);
+			atomic_store(second, 9);
+			woken = call(first, FUTEX_WAKE_OP_PRIVATE, 1, number(INT_MAX), second,
+				     (int)FUTEX_OP(FUTEX_OP_ADD, 1, conditions[i].comparison,
+						   conditions[i].threshold & 0xfff));
+			at_first = wake(first, INT_MAX);
+			at_second = wake(second, INT_MAX);
+			astray = strayed(round);
+			end(threads);
+			if (!astray)
+				break;
+		}
+		CHECK(woken == (conditions[i].holds ? 3 : 1));
+		CHECK(at_first == 1);
+		CHECK(at_second == (conditions[i].holds ? 0 : 2));
 	}
 }
 
