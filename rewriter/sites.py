@@ -163,7 +163,7 @@ def _sweep_ranges(code: Code, candidates: np.ndarray, everything: bool) -> None:
         lo, hi = code.ranges[i]
         s = sweep(elf.bits, elf.read(lo, hi - lo), lo)
         if is_tangled(elf, s, hi):
-            roots = sure_roots(code) if roots is None else roots
+            roots = _sure_roots(code) if roots is None else roots
             _untangle(code, lo, hi, roots, candidates)
         elif s.sites:
             code.swept[lo] = s
@@ -185,9 +185,14 @@ def _untangle(
     code.partial = code.partial or _holds(found.doubtful, candidates)
 
 
-def sure_roots(code: Code) -> list[int]:
-    """Addresses that surely are code, ascending: symbols', relocations', landing pads."""
-    roots = {code.elf.entry} | {s.address for s in code.symbols} | relocated_words(code.elf)
+def _strong_roots(code: Code) -> set[int]:
+    """The entry point, symbols, and what relocations point to."""
+    return {code.elf.entry} | {s.address for s in code.symbols} | relocated_words(code.elf)
+
+
+def _sure_roots(code: Code) -> list[int]:
+    """Addresses that surely are code, ascending: those and landing pads."""
+    roots = _strong_roots(code)
     for frame in [f for f in code.frames if f.lsda][:_LSDA_MAX]:
         roots.update(c.pad for c in call_sites(code.elf, frame) if c.pad)
     return sorted(roots)
@@ -217,7 +222,7 @@ def _trace_gaps(code: Code, candidates: np.ndarray) -> None:
     if not _holds(gaps, candidates):
         return
     elf = code.elf
-    roots = {elf.entry} | {s.address for s in code.symbols} | relocated_words(elf)
+    roots = _strong_roots(code)
     known: dict[int, Sweep] = {}
     sources, targets = branches_into(elf, gaps)
     for source, target in zip(sources.tolist(), targets.tolist(), strict=True):

@@ -32,7 +32,14 @@ from supervisor.driver.operations import Hold, Native, Steps, Unhold, Wait
 from supervisor.errors import GuestDied
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import threads
-from supervisor.syscalls.handlers.new_tasks import CLONE_CLEAR_SIGHAND, Request
+from supervisor.syscalls.handlers.new_tasks import (
+    CLONE_CHILD_SETTID,
+    CLONE_CLEAR_SIGHAND,
+    CLONE_PARENT_SETTID,
+    CLONE_SETTLS,
+    CLONE_VM,
+    Request,
+)
 from supervisor.tracee import control, inject, ptrace
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.memory import data_extents
@@ -45,11 +52,6 @@ if TYPE_CHECKING:
     from supervisor.driver.scratch import Lease
     from supervisor.driver.thread import Thread
 
-CLONE_VM: Final = 0x00000100
-CLONE_VFORK: Final = 0x00004000
-CLONE_SETTLS: Final = 0x00080000
-CLONE_PARENT_SETTID: Final = 0x00100000
-CLONE_CHILD_SETTID: Final = 0x01000000
 MADV_DONTFORK: Final = 10
 MADV_DOFORK: Final = 11
 MADV_WIPEONFORK: Final = 18

@@ -20,7 +20,6 @@ from supervisor.tracee import ptrace
 SYS_CLOSE: Final = 3
 SYS_RECVMSG: Final = 47
 SYS_SOCKETPAIR: Final = 53
-SYS_PIDFD_GETFD: Final = 438
 MSG_CMSG_CLOEXEC: Final = 0x40000000
 SPACE: Final = 128
 """Bytes of the process that it needs."""
@@ -44,7 +43,10 @@ def hand(
     pid: int, memory: int, at: int, call: Callable[..., int], descriptor: int, *,
     thread: bool = False,
 ) -> int:
-    """Its number there. `memory` is the process's, `at` where SPACE bytes may be overwritten."""
+    """Its number there. `memory` is the process's, `at` where SPACE bytes may be overwritten.
+
+    `thread` where `pid` is a task with a table of its own. Raises DsmsupError.
+    """
     call(SYS_SOCKETPAIR, socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0, at)
     ours, theirs = struct.unpack("<2i", os.pread(memory, 8, at))
     try:
@@ -54,7 +56,7 @@ def hand(
             "a program that has given up its user, or has another root folder, needs Linux 6.9"
         ) from None
     try:
-        taken = ptrace.raw_syscall(SYS_PIDFD_GETFD, process, ours, 0)
+        taken = ptrace.borrow_descriptor(process, ours)
     finally:
         os.close(process)
     with socket.socket(fileno=taken) as link:

@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.scratch import Lease
 
-CLONE_PTRACE: Final = 0x00002000
+CLONE_VM: Final = 0x00000100
 CLONE_PIDFD: Final = 0x00001000
+CLONE_PTRACE: Final = 0x00002000
+CLONE_VFORK: Final = 0x00004000
+CLONE_THREAD: Final = 0x00010000
+CLONE_SETTLS: Final = 0x00080000
 CLONE_PARENT_SETTID: Final = 0x00100000
+CLONE_CHILD_CLEARTID: Final = 0x00200000
 CLONE_UNTRACED: Final = 0x00800000
+CLONE_CHILD_SETTID: Final = 0x01000000
 CLONE_CLEAR_SIGHAND: Final = 1 << 32
 TRACER: Final = CLONE_PTRACE | CLONE_UNTRACED
 """Whether a new task has the tracer of its parent; a program that has none sees no difference."""

@@ -20,6 +20,15 @@ from supervisor.coherence.messages import Access
 from supervisor.driver.operations import AcquireLocked, Flush, Hold, Steps, Unhold, Wait
 from supervisor.syscalls.call import Acquire
 from supervisor.syscalls.handlers import futex, new_tasks
+from supervisor.syscalls.handlers.new_tasks import (
+    CLONE_CHILD_CLEARTID,
+    CLONE_CHILD_SETTID,
+    CLONE_PARENT_SETTID,
+    CLONE_SETTLS,
+    CLONE_THREAD,
+    CLONE_VFORK,
+    CLONE_VM,
+)
 from supervisor.tracee import ptrace
 from supervisor.tracee.xstate import restore_xstate
 from supervisor.units import HOME
@@ -30,13 +39,6 @@ if TYPE_CHECKING:
     from supervisor.driver.thread import Thread
 
 SIGCHLD: Final = 17
-CLONE_VM: Final = 0x00000100
-CLONE_VFORK: Final = 0x00004000
-CLONE_THREAD: Final = 0x00010000
-CLONE_SETTLS: Final = 0x00080000
-CLONE_PARENT_SETTID: Final = 0x00100000
-CLONE_CHILD_CLEARTID: Final = 0x00200000
-CLONE_CHILD_SETTID: Final = 0x01000000
 OURS: Final = CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
 
 FUTEX_TID_MASK: Final = 0x3FFFFFFF
