@@ -25,11 +25,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The same program linked otherwise: on 2 hosts always, on other numbers when time allows."""
+    """On 2 hosts always, by turns on 1 or on 3, on all numbers when time allows (the same
+    program linked otherwise: on others than 2 only then)."""
+    turns = {program: (1, 3)[at % 2] for at, program in enumerate(programs.ALL)}
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(
             item, "callspec") else {}
-        if parameters.get("program") in programs.VARIANTS and parameters.get("hosts") != 2:
+        program, hosts = parameters.get("program"), parameters.get("hosts", 2)
+        if program not in turns or hosts == 2:
+            continue
+        if program in programs.VARIANTS or hosts != turns[program]:
             item.add_marker(pytest.mark.slow)
 
 
