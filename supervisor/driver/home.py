@@ -76,7 +76,7 @@ from supervisor.syscalls import handlers
 from supervisor.syscalls.table import TABLES
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
-from supervisor.tracee.maps import read_maps
+from supervisor.tracee.maps import openable, read_maps
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HOME, HostId
 
@@ -175,7 +175,8 @@ class Home(Supervisor):
         Its files are rewritten first, which can take longer than a host may be silent.
         """
         self.is_prepared_for = True
-        paths = {mapping.path for mapping in read_maps(self.pid) if mapping.path.startswith("/")}
+        mapped = {mapping.path for mapping in read_maps(self.pid) if mapping.path.startswith("/")}
+        paths = {openable(self.pid, path) for path in mapped}
         self.operations.begin(
             "take over", None, self.prepared(paths), lambda _: self._take_over_prepared()
         )
