@@ -71,6 +71,7 @@ from supervisor.driver.surroundings import Surroundings
 from supervisor.driver.thread import Thread
 from supervisor.driver.untrapped import UntrappedCode
 from supervisor.errors import DsmsupError, GuestDied, PeerError
+from supervisor.given_environment import given_environment
 from supervisor.program import check_header
 from supervisor.syscalls import handlers
 from supervisor.syscalls.table import TABLES
@@ -158,7 +159,7 @@ class Home(Supervisor):
         self.pid = spawn.spawn(
             path,
             [os.fsencode(argument) for argument in arguments],
-            os.environb,
+            given_environment(),
             seccomp.build({arch: table.native_at_home for arch, table in TABLES.items()}),
             cpus=cpus,
             own_signals=signals.FORCED,

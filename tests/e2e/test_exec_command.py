@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import harness
+import processes
 import pytest
 from clusters import make_key
 from harness import Place, as_root, one_line
@@ -22,6 +23,18 @@ def test_arguments_environment_and_folder(hosts: int, place: Place) -> None:
     native = place.run(argv, env=env, cwd=folder)
     run = place.dsmsup("exec", "-n", str(hosts), *argv, env=env, cwd=folder)
     assert (run.status, run.stdout, run.stderr) == (0, native.stdout, b"")
+
+
+@pytest.mark.parametrize("command", [("exec", "-n", "2"), ("count", "-o", "/dev/null")],
+                         ids=["exec", "count"])
+def test_an_empty_environment_stays_as_it_is(command: tuple[str, ...], place: Place) -> None:
+    """As of a job of cron; Python's own has a variable more in the C locale."""
+    kept = ("PYTHONPATH", "XDG_CACHE_HOME", "TMPDIR", processes.TAG_VARIABLE)
+    given = [f"{name}={value}" for name, value in place.environment().items() if name in kept]
+    given += ["EMPTY=", "LC_CTYPE=C"]
+    run = place.run(["env", "-i", *given, *harness.dsmsup_command(), *command, "/usr/bin/env"])
+    assert (run.status, run.stderr) == (0, b"")
+    assert run.stdout.decode().splitlines() == given
 
 
 def test_children_see_the_machine_of_the_program(place: Place) -> None:
