@@ -38,6 +38,8 @@ from rewriter.sidemap import Extra, SideMap, TrapSite, moved_instructions, pack,
 from rewriter.source import FILE_BYTES_MAX, check_regular
 
 SUFFIX: Final = ".sites"
+_NAME_BYTES_MAX: Final = 200
+"""Of an entry's files: with the suffix, and on any file system, less than NAME_MAX."""
 _RACY_NS: Final = 2_000_000_000
 _VERSION: Final = 1
 _Stat = tuple[int, int, int, int, int]
@@ -124,7 +126,7 @@ def rewritten(
         _check_executable(directory, name)
         return found
     data = _read(name, known)
-    base = os.path.basename(name)
+    base = _base(name)
     key = entry_key(data, base, options)
     try:
         os.makedirs(os.path.join(directory, "index"), mode=0o700, exist_ok=True)
@@ -147,7 +149,7 @@ def _check_executable(directory: str, name: str) -> None:
 def entry_key(data: bytes, base: str, options: str) -> str:
     """The name of an entry's directory."""
     digest = hashlib.sha256(data)
-    digest.update(f"\0{base}\0{options}\0{rewriter_version()}".encode())
+    digest.update(os.fsencode(f"\0{base}\0{options}\0{rewriter_version()}"))
     return digest.hexdigest()[:40]
 
 
@@ -181,13 +183,18 @@ def _stat_of(s: os.stat_result) -> _Stat:
 
 
 def _index_key(name: str, known: os.stat_result, options: str) -> str:
-    text = f"{os.path.basename(name)}\0{_stat_of(known)}\0{options}\0{rewriter_version()}"
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
+    text = f"{_base(name)}\0{_stat_of(known)}\0{options}\0{rewriter_version()}"
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:40]
+
+
+def _base(name: str) -> str:
+    """How the files of its entry are called: by its own name, which is any bytes but `/`."""
+    return os.fsdecode(os.fsencode(os.path.basename(name))[:_NAME_BYTES_MAX])
 
 
 def _indexed(directory: str, index: str, name: str) -> Rewritten | None:
     """A hit by stat alone; None when either file's stat is not what was noted."""
-    base = os.path.basename(name)
+    base = _base(name)
     try:
         with open(index, "rb") as f:
             note = json.loads(f.read())

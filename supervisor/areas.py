@@ -9,6 +9,7 @@ other hosts hold a copy. No I/O here.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from enum import IntEnum
@@ -55,6 +56,13 @@ class Area(msgspec.Struct, frozen=True, array_like=True):
             self.kind,
             self.name,
         )
+
+    def for_others(self) -> Area:
+        """As other hosts are told of it: the name of a file is any bytes, a message is text."""
+        if self.name.isascii():
+            return self
+        name = os.fsencode(self.name).decode(errors="replace")
+        return Area(self.start, self.end, self.protection, self.kind, name)
 
 
 class AddressSpace:

@@ -23,6 +23,10 @@ class DsmsupError(Exception):
     told = False
     """The user has seen the line already."""
 
+    def __str__(self) -> str:
+        """Text, of which other hosts can be told, whatever bytes a file's name is."""
+        return super().__str__().encode(errors="replace").decode()
+
 
 class UsageError(DsmsupError):
     """The command line or the environment asks for what cannot be."""

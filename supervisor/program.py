@@ -47,6 +47,8 @@ def find_program(name: str) -> str:
         raise CannotExecute(f"cannot execute '{path}': it is a directory")
     if not stat.S_ISREG(status.st_mode):
         raise CannotExecute(f"cannot execute '{path}': it is not a regular file")
+    if os.statvfs(path).f_flag & os.ST_NOEXEC:
+        raise CannotExecute(f"cannot execute '{path}': its file system is mounted noexec")
     if not os.access(path, os.X_OK):
         raise CannotExecute(f"cannot execute '{path}': no execute permission (chmod +x {path})")
     check_header(path)

@@ -206,7 +206,10 @@ def read_key(path: str | os.PathLike[str]) -> bytes:
                 f"others may read the key file {name} (mode {status.st_mode & 0o777:04o}):"
                 f" chmod 600 {name}"
             )
-        content = file.read(_KEY_BYTES_MAX + 1)
+        try:
+            content = file.read(_KEY_BYTES_MAX + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read the key file {name}: {error.strerror}") from None
     key = content.strip()
     if len(content) > _KEY_BYTES_MAX:
         raise UsageError(f"the key file {name} is too long to be a key: {mend}")

@@ -7,6 +7,7 @@ nothing named, the hosts are virtual ones of this machine.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -241,7 +242,20 @@ def _rendezvous(setting: _Setting | None) -> Rendezvous | None:
         raise UsageError(
             f"{setting.source} {setting.text} names no host: give home's name or address"
         )
+    if _lacks_interface(host):
+        raise UsageError(
+            f"{setting.source} {setting.text}: a link-local address is one of an interface, and"
+            f" each host names its own: [{host}%INTERFACE]:PORT"
+        )
     return Rendezvous((host,), int(port))
+
+
+def _lacks_interface(host: str) -> bool:
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return address.is_link_local and address.scope_id is None
 
 
 def _demand(

@@ -162,7 +162,7 @@ class Away:
         ptrace.get_registers(thread.task, thread.registers)  # a valid frame for calls here
         if host not in self.synced:
             self.synced.add(host)
-            home.send(host, AreasChanged([], list(home.space), []))
+            home.send(host, AreasChanged([], [area.for_others() for area in home.space], []))
             for found in home.traps.objects:
                 home.send(host, CodeLoaded(*found))
         if not self._looks_for_signals:

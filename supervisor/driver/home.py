@@ -71,12 +71,13 @@ from supervisor.driver.surroundings import Surroundings
 from supervisor.driver.thread import Thread
 from supervisor.driver.untrapped import UntrappedCode
 from supervisor.errors import DsmsupError, GuestDied, PeerError
+from supervisor.given_environment import given_environment
 from supervisor.program import check_header
 from supervisor.syscalls import handlers
 from supervisor.syscalls.table import TABLES
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
-from supervisor.tracee.maps import read_maps
+from supervisor.tracee.maps import openable, read_maps
 from supervisor.tracee.stops import Stop, StopKind
 from supervisor.units import HOME, HostId
 
@@ -158,7 +159,7 @@ class Home(Supervisor):
         self.pid = spawn.spawn(
             path,
             [os.fsencode(argument) for argument in arguments],
-            os.environb,
+            given_environment(),
             seccomp.build({arch: table.native_at_home for arch, table in TABLES.items()}),
             cpus=cpus,
             own_signals=signals.FORCED,
@@ -175,7 +176,8 @@ class Home(Supervisor):
         Its files are rewritten first, which can take longer than a host may be silent.
         """
         self.is_prepared_for = True
-        paths = {mapping.path for mapping in read_maps(self.pid) if mapping.path.startswith("/")}
+        mapped = {mapping.path for mapping in read_maps(self.pid) if mapping.path.startswith("/")}
+        paths = {openable(self.pid, path) for path in mapped}
         self.operations.begin(
             "take over", None, self.prepared(paths), lambda _: self._take_over_prepared()
         )

@@ -202,7 +202,12 @@ class Layout:
         self, removed: list[tuple[int, int]], mapped: list[Area], protected: list[Area]
     ) -> None:
         """Tell the hosts that have the area list."""
-        self._home.away.tell(AreasChanged(removed, mapped, protected))
+        self._home.away.tell(
+            AreasChanged(
+                removed, [area.for_others() for area in mapped],
+                [area.for_others() for area in protected],
+            )
+        )
 
     # Inside -----------------------------------------------------------------------
 

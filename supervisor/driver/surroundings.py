@@ -229,7 +229,8 @@ class Surroundings:
                 f"{area.start:08x}-{area.end:08x} {rights}{'s' if shared else 'p'} "
                 f"{offset:08x} {_identity(name)}"
             )
-            lines.append((area, f"{line:<{_PATH_COLUMN}}{name}".rstrip() if name else f"{line} "))
+            shown = name.replace("\n", "\\012")
+            lines.append((area, f"{line:<{_PATH_COLUMN}}{shown}" if shown else f"{line} "))
         return lines
 
     def _maps(self, _tid: int) -> str:
@@ -280,5 +281,5 @@ def _identity(name: str) -> str:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return file.read()

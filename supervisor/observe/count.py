@@ -28,6 +28,7 @@ from rewriter.lines import lines_of
 from rewriter.sites import Code
 from supervisor.driver import exit_status
 from supervisor.errors import DsmsupError
+from supervisor.given_environment import given_environment
 from supervisor.program import check_proc, find_program
 from supervisor.standard_streams import say
 from supervisor.tracee.spawn import spawn
@@ -68,7 +69,8 @@ def count(
     check_proc()
     path = find_program(program)
     report = contextlib.nullcontext(sys.stderr) if output is None else _open(output)
-    pid = spawn(path, [os.fsencode(each) for each in (program, *arguments)], os.environb, None)
+    words = [os.fsencode(each) for each in (program, *arguments)]
+    pid = spawn(path, words, given_environment(), None)
     _leave_signals_to(pid)
     stepper = Stepper(pid, limit)
     status = exit_status.of(stepper.run())

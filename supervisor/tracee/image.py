@@ -26,7 +26,7 @@ from supervisor.tracee.bootstrap import Fresh, make_agent_thread, map_control_bl
 from supervisor.tracee.clock import park_native
 from supervisor.tracee.control import ControlBlock
 from supervisor.tracee.inject import Agent
-from supervisor.tracee.maps import Mapping, read_maps
+from supervisor.tracee.maps import Mapping, openable, read_maps
 from supervisor.tracee.memory import FileBacking, GuestMemory, ProcessBacking
 from supervisor.units import PAGE_SIZE, round_up
 
@@ -77,7 +77,8 @@ class HomeImage(NamedTuple):
     native: ProcessBacking
     """/proc/PID/mem of the program, for what is not on guest memory."""
     loaded: dict[str, int]
-    """Load bias of each file that the kernel mapped (the program, its linker)."""
+    """Load bias of each file that the kernel mapped (the program, its linker), by the path
+    that `substitute` was asked for."""
     copied: list[tuple[int, int, FileBacking]]
     """Of the writable mappings: start, end, and the file whose bytes they began with."""
     native_clock: int
@@ -134,7 +135,7 @@ def take_over(
             memory.write_bytes(start, os.pread(process_memory, end - start, start))
             calls.append(agent.map_guest(start, end - start, mapping.protection))
             space.add(Area(start, end, mapping.protection, Kind.GUEST, mapping.path))
-            file = _file_of(mapping)
+            file = _file_of(pid, mapping)
             if file is not None:
                 copied.append((start, end, file))
         else:
@@ -143,21 +144,22 @@ def take_over(
             if mapping.path.startswith("/") and mapping.path not in loaded:
                 loaded[mapping.path] = start
     agent.check(calls)
-    for path in list(loaded):
-        replacement = substitute(path)
-        bias = loaded[path] - _first_address(path)
-        loaded[path] = bias
+    biases: dict[str, int] = {}
+    for path, start in loaded.items():
+        file_path = openable(pid, path)
+        replacement = substitute(file_path)
+        bias = biases[file_path] = start - _first_address(file_path)
         if replacement is not None:
             _lay_over(agent, space, memory, native, path, bias, replacement)
-    return HomeImage(agent, space, break_start, native, loaded, copied, native_clock)
+    return HomeImage(agent, space, break_start, native, biases, copied, native_clock)
 
 
-def _file_of(mapping: Mapping) -> FileBacking | None:
+def _file_of(pid: int, mapping: Mapping) -> FileBacking | None:
     """The file that is mapped, where it is one and may be read."""
     if not mapping.path.startswith("/"):
         return None
     try:
-        file = os.open(mapping.path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(openable(pid, mapping.path), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     return FileBacking(file, mapping.start - mapping.offset)

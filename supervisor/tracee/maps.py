@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from typing import Final, NamedTuple
 
 from supervisor.areas import EXEC, READ, WRITE
+
+_NAMELESS: Final = " (deleted)"
 
 
 class Mapping(NamedTuple):
@@ -20,7 +23,9 @@ class Mapping(NamedTuple):
 def read_maps(pid: int) -> list[Mapping]:
     """Every mapping of a process, in order of address."""
     mappings = []
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+    maps = f"/proc/{pid}/maps"
+    # A file's name may have a carriage return in it.
+    with open(maps, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
             fields = line.rstrip("\n").split(maxsplit=5)
             start, end = (int(bound, 16) for bound in fields[0].split("-"))
@@ -33,6 +38,18 @@ def read_maps(pid: int) -> list[Mapping]:
                 Mapping(start, end, protection, rights[3] == "s", int(fields[2], 16), path)
             )
     return mappings
+
+
+def openable(pid: int, path: str) -> str:
+    """Where the file can be opened that a process which executes it has mapped as `path`.
+
+    Programs may be executed by descriptor: they may have no name any more (an installation
+    removed or replaced the file), or never had one (memfd_create(2)).
+    """
+    image = f"/proc/{pid}/exe"
+    if path.endswith(_NAMELESS) and not os.path.exists(path) and os.readlink(image) == path:
+        return image
+    return path
 
 
 def maps_max() -> int:

@@ -78,6 +78,8 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(UsageError, match="not a plain file"):
         auth.read_key(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="cannot read the key file /proc/self/mem: Input"):
+        auth.read_key("/proc/self/mem")
 
 
 def test_white_space_around_a_key_does_not_matter(tmp_path: Path) -> None:

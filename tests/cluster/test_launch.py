@@ -129,6 +129,7 @@ def test_the_default_has_a_bound() -> None:
         ({"hosts": 2, "rendezvous": "0.0.0.0:7000"}, {}, "names no host"),
         ({"hosts": 2, "rendezvous": "[::]:7000"}, {}, "names no host"),
         ({"hosts": 2, "rendezvous": "fd00::1:7000"}, {}, r"write IPv6 as \[ADDRESS\]:PORT"),
+        ({"hosts": 2, "rendezvous": "[fe80::1]:7000"}, {}, r"interface.*\[fe80::1%INTERFACE\]"),
         ({"hosts": 2, "rendezvous": "a:1", "host_id": 2}, {}, "--host-id 2: .* 2 hosts is 0 to 1"),
         ({"hosts": 2, "rendezvous": "a:1", "host_id": -1}, {}, "--host-id -1: "),
         ({"hosts": 2, "rendezvous": "a:1", "key_file": "/nonexistent"}, {}, "no key file /nonex"),

@@ -114,6 +114,7 @@ MEMORY = [
     Program("beyond_file", threads=1),
     Program("transfers", threads=1),
     Program("written_file", threads=1),
+    Program("mapped_names", threads=1, order_free=True),
     Program("holes", threads=3),
     Program("sparse_file", threads=0),
     Program("stream", threads=1),

@@ -95,9 +95,10 @@ def test_a_host_that_cannot_take_part_ends_every_host(unable: int, place: Place)
         assert "only 24 files" in line and "ulimit -n" in line
 
 
-def test_a_program_that_is_not_there_ends_every_host(place: Place) -> None:
+@pytest.mark.parametrize("name", [b"./not_here", b"./not_here_\xff"])
+def test_a_program_that_is_not_there_ends_every_host(name: bytes, place: Place) -> None:
     """The others need not wait for a home that has ended."""
-    home, other = clusters.on_loopback(place).start("./not_here")
+    home, other = clusters.on_loopback(place).start(os.fsdecode(name))
     ends = [home.wait(harness.LOSS_LIMIT_S), other.wait(harness.LOSS_LIMIT_S)]
     assert [end.status for end in ends] == [127, 127]
     assert [len(end.own_lines()) for end in ends] == [1, 1]

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import harness
+import processes
 import pytest
 from clusters import make_key
 from harness import Place, as_root, one_line
@@ -21,6 +23,18 @@ def test_arguments_environment_and_folder(hosts: int, place: Place) -> None:
     native = place.run(argv, env=env, cwd=folder)
     run = place.dsmsup("exec", "-n", str(hosts), *argv, env=env, cwd=folder)
     assert (run.status, run.stdout, run.stderr) == (0, native.stdout, b"")
+
+
+@pytest.mark.parametrize("command", [("exec", "-n", "2"), ("count", "-o", "/dev/null")],
+                         ids=["exec", "count"])
+def test_an_empty_environment_stays_as_it_is(command: tuple[str, ...], place: Place) -> None:
+    """As of a job of cron; Python's own has a variable more in the C locale."""
+    kept = ("PYTHONPATH", "XDG_CACHE_HOME", "TMPDIR", processes.TAG_VARIABLE)
+    given = [f"{name}={value}" for name, value in place.environment().items() if name in kept]
+    given += ["EMPTY=", "LC_CTYPE=C"]
+    run = place.run(["env", "-i", *given, *harness.dsmsup_command(), *command, "/usr/bin/env"])
+    assert (run.status, run.stderr) == (0, b"")
+    assert run.stdout.decode().splitlines() == given
 
 
 def test_children_see_the_machine_of_the_program(place: Place) -> None:
@@ -285,8 +299,39 @@ def test_output_that_cannot_be_written(arguments: str, place: Place) -> None:
     assert (run.stdout, run.stderr) == (b"141\n", b"")
 
 
-def test_program_with_a_line_break_in_its_name(hosts: int, place: Place) -> None:
-    program = place.scratch / "two\nlines ü"
+WITHOUT_NAME = """
+import os, sys
+
+content = open(sys.argv[1], "rb").read()
+if sys.argv[2] == "memory":
+    file = os.memfd_create("a program", 0)
+    os.write(file, content)
+else:
+    with open("removed", "wb") as copy:
+        copy.write(content)
+    file = os.open("removed", os.O_RDONLY)
+    os.chmod("removed", 0o755)
+    os.unlink("removed")
+os.set_inheritable(file, True)
+command = [*sys.argv[3:], f"/proc/self/fd/{file}"]
+os.execv(command[0], command)
+"""
+
+
+@pytest.mark.parametrize("kind", ["memory", "removed"])
+@pytest.mark.parametrize("inside", [False, True], ids=["given", "executed"])
+def test_program_without_a_name(kind: str, inside: bool, place: Place) -> None:
+    """Given as a descriptor, or executed by the program so."""
+    command = [*harness.dsmsup_command(), "exec", "-n", "2"]
+    words = [sys.executable, "-c", WITHOUT_NAME, f"{harness.BIN}/mutex", kind]
+    run = place.run([*command, *words] if inside else [*words, *command])
+    assert (run.status, run.stdout, run.stderr) == (0, b"mutex: 1200\n", b"")
+
+
+@pytest.mark.parametrize("name", [b"two\nlines \xc3\xbc", b"no \xff text", b"n" * 255],
+                         ids=["line break", "no text", "long"])
+def test_name_of_a_program(name: bytes, hosts: int, place: Place) -> None:
+    program = place.scratch / os.fsdecode(name)
     program.write_bytes((harness.BIN / "mutex").read_bytes())
     program.chmod(0o755)
     run = place.dsmsup("exec", "-n", str(hosts), str(program))

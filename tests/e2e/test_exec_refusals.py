@@ -121,6 +121,16 @@ def test_missing_interpreter(place: Place) -> None:
     assert "no_interpreter" in one_line(run, run.status)
 
 
+def test_program_on_a_file_system_mounted_noexec(place: Place) -> None:
+    as_root()
+    folder = place.scratch / "mounted"
+    folder.mkdir()
+    script = f'mount -t tmpfs -o noexec none {folder} && cp /bin/true {folder} && exec "$@"'
+    command = [*harness.dsmsup_command(), "exec", "-n", "2", f"{folder}/true"]
+    run = place.run(["unshare", "-m", "sh", "-c", script, "sh", *command])
+    assert "mounted noexec" in one_line(run, 126)
+
+
 def test_name_not_found_in_path(place: Place) -> None:
     run = place.dsmsup("exec", "-n", "1", "no-such-program-anywhere")
     assert "no-such-program-anywhere" in one_line(run, 127)
