@@ -33,5 +33,6 @@ operation follows ends a rewritten Go program which nobody watches.
 
 Stripped code without unwind tables is followed from strong roots only, and what is
 left is called partial, for want of a sure way to tell it from data: bytes in it that
-could be sites may be none, and a site missed is as bad as data overwritten.
+could be sites may be none, and a site missed is as bad as data overwritten. In a file
+most of which is described, only what reads as code is (libcrypto's tables are no code).
 """

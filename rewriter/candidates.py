@@ -156,19 +156,29 @@ def branches_into(elf: Elf, gaps: list[tuple[int, int]]) -> tuple[Array, Array]:
     A `lea` of an address in a gap is no root: hand-written code keeps its
     constants there (SHA-256's, in libcrypto).
     """
-    if not gaps:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    lows = np.array([g[0] for g in gaps], np.int64)
-    highs = np.array([g[1] for g in gaps], np.int64)
-    sources, targets = [], []
+    sources, targets = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for source, target in _relative32(elf, leas=False):
-        at = np.searchsorted(lows, target, side="right") - 1
-        inside = (at >= 0) & (target < highs[np.maximum(at, 0)])
+        inside = within(gaps, target)
         sources.append(source[inside])
         targets.append(target[inside])
-    if not sources:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     return np.concatenate(sources), np.concatenate(targets)
+
+
+def pointed_to(elf: Elf, gaps: list[tuple[int, int]]) -> set[int]:
+    """Addresses in the gaps that something in the file may jump or point to."""
+    found = [target for _, target in _relative32(elf, leas=True)]
+    found += _pointers(elf)
+    return {int(a) for addresses in found for a in addresses[within(gaps, addresses)]}
+
+
+def within(gaps: list[tuple[int, int]], addresses: Array) -> Array:
+    """Of each address whether it lies in one of the gaps, which are disjoint and ascending."""
+    if not gaps:
+        return np.zeros(len(addresses), bool)
+    lows, highs = np.array(gaps, np.int64).T
+    at = np.searchsorted(lows, addresses, side="right") - 1
+    inside: Array = (at >= 0) & (addresses < highs[np.maximum(at, 0)])
+    return inside
 
 
 def _pointers(elf: Elf) -> Iterator[Array]:

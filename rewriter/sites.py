@@ -9,9 +9,9 @@ Three sources of code, from the surest to the least sure:
 2. gaps between ranges, followed from strong roots only (symbols, the entry
    point, relocations, direct branches), as control flows. A linear sweep of
    gaps would take data for code: 392 sites that are none in libcrypto alone.
-3. nothing else: what no root reaches is not touched. Where that is most of the code
-   (no unwind tables, no symbols) and could hold sites, or a range could where it
-   cannot be read, the code is `partial`.
+3. nothing else: what no root reaches is not touched. Where that could hold sites, and is
+   most of the code (no unwind tables, no symbols) or reads as code, or where a range
+   could that cannot be read, the code is `partial`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from typing import Final
 
 import numpy as np
 
-from rewriter.candidates import NEAR, branches_into, code_areas, entry_points, site_candidates
+from rewriter.candidates import (
+    NEAR,
+    branches_into,
+    code_areas,
+    entry_points,
+    pointed_to,
+    site_candidates,
+    within,
+)
 from rewriter.decode import Sweep, follow, sweep
 from rewriter.elf import Elf, Symbol
 from rewriter.errors import Corrupt
@@ -182,7 +190,7 @@ def _untangle(
     inside = roots[bisect.bisect_left(roots, lo) : bisect.bisect_left(roots, hi)]
     found = untangle(code.elf, lo, hi, inside)
     code.swept.update((s.start, s) for s in found.sweeps if s.sites or s.targets)
-    code.partial = code.partial or _holds(found.doubtful, candidates)
+    code.partial = code.partial or bool(_holding(found.doubtful, candidates))
 
 
 def _strong_roots(code: Code) -> set[int]:
@@ -219,7 +227,7 @@ def _gaps(code: Code) -> list[tuple[int, int]]:
 def _trace_gaps(code: Code, candidates: np.ndarray) -> None:
     """Follow control flow inside the gaps and add what it reaches as sweeps."""
     gaps = _gaps(code)
-    if not _holds(gaps, candidates):
+    if not _holding(gaps, candidates):
         return
     elf = code.elf
     roots = _strong_roots(code)
@@ -229,8 +237,9 @@ def _trace_gaps(code: Code, candidates: np.ndarray) -> None:
         if target not in roots and _is_boundary(code, known, source):
             roots.add(target)
     runs = _trace(elf, gaps, roots)
-    if _is_mostly_unknown(code):
-        code.partial = code.partial or _holds(_without(gaps, runs), candidates)
+    left = _holding(_without(gaps, runs), candidates)
+    if left and (_is_mostly_unknown(code) or _may_be_code(elf, left)):
+        code.partial = True
     _add_traced(code, runs)
 
 
@@ -255,13 +264,23 @@ def _without(gaps: list[tuple[int, int]], runs: list[Sweep]) -> list[tuple[int, 
     return out
 
 
-def _holds(gaps: list[tuple[int, int]], candidates: np.ndarray) -> bool:
-    if not gaps:
-        return False
+def _holding(gaps: list[tuple[int, int]], candidates: np.ndarray) -> list[tuple[int, int]]:
+    """The gaps that hold a candidate, ascending."""
     starts = [g[0] for g in gaps]
-    at = np.searchsorted(np.array(starts, np.int64), candidates, side="right") - 1
-    ends = np.array([g[1] for g in gaps], np.int64)
-    return bool(((at >= 0) & (candidates < ends[np.maximum(at, 0)])).any())
+    inside = candidates[within(gaps, candidates)].tolist()
+    return sorted({gaps[bisect.bisect_right(starts, at) - 1] for at in inside})
+
+
+def _may_be_code(elf: Elf, gaps: list[tuple[int, int]]) -> bool:
+    """Whether a gap has a site and reads as code: from end to end, or from where a pointer leads.
+
+    Tables among code do not: bytes that are no instructions come before a site.
+    """
+    for lo, hi in gaps:
+        s = sweep(elf.bits, elf.read(lo, hi - lo), lo)
+        if s.sites and not is_tangled(elf, s, hi):
+            return True
+    return any(run.sites for run in _trace(elf, gaps, pointed_to(elf, gaps)))
 
 
 def _is_boundary(code: Code, known: dict[int, Sweep], address: int) -> bool:

@@ -193,13 +193,37 @@ def test_no_section_headers(flags: tuple[str, ...], compile_program: Compile) ->
 
 
 def test_partial(compile_program: Compile, tmp_path: Path) -> None:
-    """Code that nothing describes is said to be there; the same with symbols is found."""
-    bare = ("-fno-asynchronous-unwind-tables", "-fno-unwind-tables")
-    whole = compile_program("threads.c", "-pthread", *bare)
-    stripped = compile_program("threads.c", "-pthread", *bare, "-s")
-    found = [find_code(Elf(p.read_bytes(), "f")) for p in (whole, stripped)]
-    assert [c.partial for c in found] == [False, True]
-    assert len(found[0].sites) > len(found[1].sites)
+    """Code that nothing describes is said to be there; the same with symbols is found.
+
+    So it is in a static program, most of which is the C library, whose code is described.
+    """
+    bare = ("-pthread", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables")
+    for flags in (bare, (*bare, "-static")):
+        whole = compile_program("threads.c", *flags)
+        stripped = compile_program("threads.c", *flags, "-s")
+        found = [find_code(Elf(p.read_bytes(), "f")) for p in (whole, stripped)]
+        assert [c.partial for c in found] == [False, True]
+        assert len(found[0].sites) > len(found[1].sites)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "partial"),
+    [
+        ("lock addl $1, (%rdi)\n ret", True),
+        (".byte 0x06\n lock addl $1, (%rdi)\n ret", False),
+        ("taken: lock addl $1, (%rdi)\n ret\n .byte 0x06", True),
+        (".byte 0x06\n taken: lock addl $1, (%rdi)\n ret", True),
+        ("taken: .quad 0x01f006, 0x3b9af006", False),
+    ],
+    ids=["code", "data", "code before data", "code behind data", "table"],
+)
+def test_what_nothing_describes(hidden: str, partial: bool, tmp_path: Path) -> None:
+    """Between described functions: what reads as code may be some, reached by a pointer."""
+    body = ".rept 50\n mov %eax, %ecx\n .endr\n lea taken(%rip), %rax"
+    text = _function("f", body) + hidden + "\n" + _function("g", "nop")
+    if "taken:" not in hidden:
+        text += ".data\n taken: .quad 0\n"
+    assert find_code(_assemble(text, tmp_path, "-s")).partial is partial
 
 
 def test_relro_makes_way_last(tmp_path: Path) -> None:
