@@ -16,6 +16,7 @@ _MACHINES: Final = {
     3: "i386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S390", 40: "ARM", 62: "x86-64",
     183: "AArch64", 243: "RISC-V", 258: "LoongArch",
 }  # fmt: skip
+_I386: Final = 3
 _X86_64: Final = 62
 _HEADER_SIZE: Final = 52
 """Bytes of the smaller ELF header, that of 32-bit files."""
@@ -82,10 +83,12 @@ def check_header(path: str) -> None:
     if len(header) < _HEADER_SIZE:
         raise CannotExecute(f"cannot execute '{path}': the ELF file is cut short")
     kind, machine = struct.unpack_from("<HH" if header[5] == 1 else ">HH", header, 16)
-    if of_elf(header) is None:
+    if of_elf(header) is None or header[5] != 1:
         name = _MACHINES.get(machine, f"machine {machine}")
         if machine == _X86_64 and header[4] == 1:
             name = "x32"
+        elif int.from_bytes(header[18:20], "little") in (_I386, _X86_64):
+            raise CannotExecute(f"cannot execute '{path}': its ELF header is damaged")
         raise CannotExecute(
             f"cannot execute '{path}': it is built for {name}, and dsmsup runs "
             f"{' and '.join(arch.name for arch in ALL)} programs"

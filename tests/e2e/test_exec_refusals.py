@@ -121,6 +121,17 @@ def test_missing_interpreter(place: Place) -> None:
     assert "no_interpreter" in one_line(run, run.status)
 
 
+@pytest.mark.parametrize(("at", "value"), [(4, 3), (5, 2)], ids=["class", "byte order"])
+def test_damaged_identification(at: int, value: int, place: Place) -> None:
+    """It is not said to be built for a machine that it was not built for."""
+    path = place.scratch / "damaged"
+    content = bytearray(elf_bytes())
+    content[at] = value
+    executable(bytes(content))(path)
+    run = place.dsmsup("exec", "-n", "1", path)
+    assert one_line(run, 126).endswith("damaged': its ELF header is damaged")
+
+
 def test_program_on_a_file_system_mounted_noexec(place: Place) -> None:
     as_root()
     folder = place.scratch / "mounted"
