@@ -39,7 +39,7 @@ SABOTAGES = [
     Sabotage("dekker_mfence", "mfence", "", ("30000",)),
     Sabotage("dekker_xchg", "xchgl %0, %1", "movl %0, %1", ("30000",)),
     # Few: kernels that trap bus locks (split_lock_mitigate) take 0.3 ms for each.
-    Sabotage("page_crossing", "lock add ", "add ", ("2", "5000")),
+    Sabotage("page_crossing", "lock add ", "add ", ("2", "1000")),
     Sabotage("atomics", "lock cmpxchg16b", "cmpxchg16b", ("2", "10000")),
     Sabotage("barrier", "pthread_barrier_wait(&barrier)", "0", ("2", "200")),
     Sabotage("semaphore", "sem_wait(&ring[mine]) == 0", "1", ("4", "200")),
