@@ -80,7 +80,10 @@ class Holds:
         """Let pages go that were granted long enough ago, because somebody may ask."""
         now, slept_s = time.monotonic(), self._supervisor.events.slept_s
         next_due = None
-        for requester, (until, until_slept) in list(self._until.items()):
+        for requester in list(self._until):
+            if requester not in self._until:
+                continue  # it has ended while another's pages went
+            until, until_slept = self._until[requester]
             until = min(until, now + until_slept - slept_s)
             if now >= until:
                 del self._until[requester]
