@@ -46,6 +46,9 @@ OWN_TEST = {
     "endless", "echo", "orderly_end",  # they end when told to, or with their input
     "contend",  # it prints what it measures
     "visible", "posix_machine", "mmap_hints",  # they see the launcher: a tracer, a linker's name
+    "forced_waits", "forced_waits_m32", "new_tasks", "new_tasks_m32",  # and its SIGILL
+    "interrupted_waits", "interrupted_waits_m32",  # and its stops
+    "gives_up_user",  # who may not read the folders of tests
 }  # fmt: skip
 """Test programs whose output tells more than what they compute."""
 
