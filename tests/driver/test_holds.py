@@ -111,8 +111,6 @@ def test_a_pinned_requester_keeps_its_pages_until_it_has_made_its_step(world: Wo
     assert world.is_over()
 
 
-
-
 def test_a_hold_that_ends_while_another_is_released(world: World) -> None:
     """What goes on because of the first release may be the second's thread, caught in a check."""
     for requester in (REQUESTER, REQUESTER + 1):
