@@ -443,8 +443,8 @@ class Supervisor:
         if links.flush_wanted:
             links.flush()
 
-    def _idle(self) -> bool:
-        """Has no thread of this host the processor to use (for all we know)?"""
+    def is_idle(self) -> bool:
+        """Has no task of this host the processor to use (for all we know)?"""
         for thread in self.threads.values():
             waits = thread.paging and not thread.scrutinise
             if not (thread.stopped or thread.native or waits):
@@ -458,7 +458,7 @@ class Supervisor:
                 self.settle()
                 if self.finished:
                     break
-                if not self.events.wait_briefly(self.may_spin and self._idle()):
+                if not self.events.wait_briefly(self.may_spin and self.is_idle()):
                     await self.events.wait()
             except ptrace.TraceeGone:
                 pass  # a task that an operation went on with: its exit is on the way

@@ -254,6 +254,10 @@ class Home(Supervisor):
         check_header(f"/proc/{self.pid}/exe")
         self._take_over()
 
+    def is_idle(self) -> bool:
+        """The program's children are let go on at their stops, and use what is left of it."""
+        return not self.bystanders.tasks and super().is_idle()
+
     def limits_of(self, thread: Thread) -> MemoryLimits:
         """Those of a thread's process."""
         return self.limits if thread.limits is None else thread.limits

@@ -35,7 +35,9 @@ def arrived(supervisor: Supervisor, pager: UserfaultPager) -> None:
         thread = supervisor.threads.get(task)
         if thread is None:
             pager.fill(address & ~PAGE_MASK)
-        elif not thread.stopped:  # else it waits no more, and comes again
+        # Where it has stopped, or has been stopped for a standstill, it waits no more, and comes
+        # again. (To see to it in a standstill would wake who else waits for the page.)
+        elif not (thread.stopped or thread.still):
             _begin(supervisor, pager, thread, address, writes)
 
 

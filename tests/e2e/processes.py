@@ -143,15 +143,32 @@ def wait_until_none(tag: str, keep: set[int], ignore: set[int], limit_s: float) 
 
 
 def describe(processes: list[Process]) -> str:
-    """One line for each process, with where in the kernel it sleeps, for a failure's report."""
+    """One line for each process and one for each of its tasks, with where in the kernel it
+    sleeps, for a failure's report."""
     lines = []
     for process in processes:
-        try:
-            channel = Path(f"/proc/{process.pid}/wchan").read_text()
-        except OSError:
-            channel = "?"
         lines.append(
-            f"  pid {process.pid} parent {process.parent} state {process.state} "
-            f"tracer {process.tracer} in {channel}: {process.command[:200]}"
+            f"  pid {process.pid} parent {process.parent} tracer {process.tracer}: "
+            f"{process.command[:200]}"
         )
+        try:
+            lines += [_describe_task(task) for task in _tasks_of(process.pid)]
+        except OSError:
+            lines.append("    gone")
     return "\n".join(lines)
+
+
+def _tasks_of(pid: int) -> list[Path]:
+    return sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda task: int(task.name))
+
+
+def _describe_task(task: Path) -> str:
+    """`call`: the number of the system call that it is in, and its arguments (proc(5))."""
+    state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+    said = []
+    for name in ("wchan", "syscall"):
+        try:
+            said.append((task / name).read_text().strip())
+        except OSError:
+            said.append("?")
+    return f"    task {task.name} state {state} in {said[0]}, call {said[1]}"
