@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import stat
 import sys
@@ -283,6 +284,8 @@ def prune_command(directory: str, days: float, everything: bool) -> None:
     """Remove entries not used for DAYS days, damaged ones, and leftovers."""
     from rewriter.cacheadmin import prune
 
+    if math.isnan(days):
+        raise click.BadParameter("nan is no number of days", param_hint="'--days'")
     with _reported():
         removed = prune(directory, 0.0 if everything else days)
         click.echo(f"{directory}: {removed} entries removed")

@@ -108,7 +108,7 @@ def plan(
     if hosts == 1:
         return VirtualPlan(1, (available_cpus,))
     rendezvous = _rendezvous(settings["rendezvous"])
-    key = read_key(settings["key_file"].text) if settings["key_file"] else None
+    key = _key(settings["key_file"])
     if launcher is None or (rendezvous and key):
         rendezvous, key = _demand(settings, rendezvous, key)
         return ClusterPlan(hosts, host_id, rendezvous, key, available_cpus, wait_s)
@@ -223,6 +223,14 @@ def _host_id(
     if launcher is not None and launcher.size == hosts:
         return HostId(launcher.rank)
     return None
+
+
+def _key(setting: _Setting | None) -> bytes | None:
+    if setting is None:
+        return None
+    if not setting.text:
+        raise UsageError(f"{setting.source} names no file: give the one with the run's key")
+    return read_key(setting.text)
 
 
 def _rendezvous(setting: _Setting | None) -> Rendezvous | None:

@@ -133,6 +133,7 @@ def test_the_default_has_a_bound() -> None:
         ({"hosts": 2, "rendezvous": "a:1", "host_id": 2}, {}, "--host-id 2: .* 2 hosts is 0 to 1"),
         ({"hosts": 2, "rendezvous": "a:1", "host_id": -1}, {}, "--host-id -1: "),
         ({"hosts": 2, "rendezvous": "a:1", "key_file": "/nonexistent"}, {}, "no key file /nonex"),
+        ({"hosts": 2, "rendezvous": "a:1", "key_file": ""}, {}, "--key-file names no file"),
         ({"join_timeout": 0}, {}, "--join-timeout 0: give seconds, above 0"),
         ({"join_timeout": "soon"}, {}, "--join-timeout soon: give seconds"),
         ({"join_timeout": "nan"}, {}, "--join-timeout nan: give seconds"),

@@ -148,6 +148,7 @@ def test_cache(plugin: Path, tmp_path: Path) -> None:
     Path(r.path).write_bytes(b"")
     done = _run("cache", "--dir", place, "verify")
     assert done.exit_code == 1 and "damaged" in done.output
+    assert _run("cache", "--dir", place, "prune", "--days", "nan").exit_code == 2
     assert "1 entries removed" in _run("cache", "--dir", place, "prune").output
     rewritten(plugin, place)
     assert "1 entries removed" in _run("cache", "--dir", place, "prune", "--all").output
