@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from supervisor.tracee.usage import used_by
+from supervisor.tracee.usage import NS_PER_S, used_by
 
 FAULTS: Final = 1000
 WAITED_S: Final = 1.0
@@ -24,13 +24,15 @@ WITHIN_S: Final = 5.0
 class Account:
     """One thread's faults since the last judgement."""
 
-    __slots__ = ("_asked_s", "_began_s", "_faults", "_used_s", "_waited_s")
+    __slots__ = ("_all_waited_s", "_asked_s", "_began_s", "_faults", "_used_s", "_waited_s")
 
     def __init__(self) -> None:
         self._began_s = 0.0
         self._used_s = 0.0
         self._asked_s = 0.0
         self._waited_s = 0.0
+        self._all_waited_s = 0.0
+        """Since its stay began."""
         self._faults = 0
 
     def asks(self) -> None:
@@ -43,12 +45,14 @@ class Account:
         if not self._asked_s:
             return False
         now = time.monotonic()
-        self._waited_s += now - self._asked_s
+        waited_s = now - self._asked_s
+        self._waited_s += waited_s
+        self._all_waited_s += waited_s
         self._asked_s = 0.0
         self._faults += 1
         if self._began_s and self._faults < FAULTS and self._waited_s < WAITED_S:
             return False
-        used_s = used_by(process, task) / 1e9
+        used_s = used_by(process, task) / NS_PER_S
         thrashes = (
             self._began_s > 0
             and now - self._began_s < WITHIN_S
@@ -56,3 +60,7 @@ class Account:
         )
         self._began_s, self._used_s, self._waited_s, self._faults = now, used_s, 0.0, 0
         return thrashes
+
+    def gained_ns(self, process: int, task: int) -> int:
+        """How much longer the thread has computed, since its stay began, than waited for pages."""
+        return used_by(process, task) - round(self._all_waited_s * NS_PER_S)

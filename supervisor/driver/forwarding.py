@@ -216,6 +216,7 @@ class Forwarding:
         )  # fmt: skip
 
     def _exit(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
+        self._lender.exits(thread)
         self._lender.send(HOME, self._special_call(thread, row, arguments))
         return None
         yield

@@ -47,6 +47,7 @@ from supervisor.driver.messages import (
     LinkLost,
     SpecialCall,
     Statistics,
+    StayOver,
     SystemCall,
     ThreadEnded,
     TimesTold,
@@ -69,6 +70,7 @@ from supervisor.driver.rewritten_files import RewrittenFiles
 from supervisor.driver.scratch import Scratch
 from supervisor.driver.surroundings import Surroundings
 from supervisor.driver.thread import Thread
+from supervisor.driver.trials import Trials
 from supervisor.driver.untrapped import UntrappedCode
 from supervisor.errors import DsmsupError, GuestDied, PeerError
 from supervisor.given_environment import given_environment
@@ -79,6 +81,7 @@ from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.maps import openable, read_maps
 from supervisor.tracee.stops import Stop, StopKind
+from supervisor.tracee.usage import NS_PER_S
 from supervisor.units import HOME, HostId
 
 SUPERVISOR_END_S: Final = 0.5
@@ -112,6 +115,7 @@ class Home(Supervisor):
         self.traps = self.code.traps
         self.machine = Machine(cpus, shown.features)
         self.placement = Placement(cpus)
+        self.trials = Trials(self)
         self.by_tid: dict[int, Thread] = {}
         self.futex_words = FutexWords()
         self.calls = Calls(self)
@@ -236,6 +240,7 @@ class Home(Supervisor):
                     self.placement.ended(thread.away)
                 if thread.away != HOME:
                     self.send(thread.away, ThreadEnded(thread.tid))
+        self.trials = Trials(self)
         self.futex_words.close()
         self.futex_words = FutexWords()
         self.drop_pager()
@@ -377,6 +382,7 @@ class Home(Supervisor):
             return
         self.remove_thread(thread)
         self.by_tid.pop(thread.tid, None)
+        self.trials.ended(thread)
         self.misdirected.forget(thread)
         self.processor_timers.takers.ended(thread.tid)
         if thread.away != HOME:
@@ -403,6 +409,8 @@ class Home(Supervisor):
             self.away.on_special_call(host, message)
         elif isinstance(message, Departed):
             self.away.on_departed(host, message)
+        elif isinstance(message, StayOver):
+            self.trials.stay_over(message.gained_ns / NS_PER_S)
         elif isinstance(message, TimesTold):
             self.processor_time.told(host, message.number, message.used)
         elif isinstance(message, Fenced):

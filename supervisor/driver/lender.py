@@ -41,6 +41,7 @@ from supervisor.driver.messages import (
     Shutdown,
     StartThread,
     Statistics,
+    StayOver,
     ThreadEnded,
     TimesAsked,
     TimesTold,
@@ -234,11 +235,20 @@ class Lender(Supervisor):
             return False
         self.verbose(f"host {self.host}: thread {thread.tid} waits for pages all the time: "
                      "it goes on at home")
+        self._stay_over(thread)
         if thread.stopped:
             self.leave(thread)
         else:
             self._bring_home(thread)
         return True
+
+    def exits(self, thread: Thread) -> None:
+        """A thread is about to exit here."""
+        if self.migrate:
+            self._stay_over(thread)
+
+    def _stay_over(self, thread: Thread) -> None:
+        self.send(HOME, StayOver(thread.account.gained_ns(self.pid, thread.task)))
 
     def touches_joint(self, thread: Thread) -> None:
         if thread.stopped:

@@ -99,6 +99,15 @@ class Departed(ControlMessage, frozen=True, array_like=True, tag="departed"):
     used: Times
 
 
+class StayOver(ControlMessage, frozen=True, array_like=True, tag="stay"):
+    """Host -> home: a thread is about to exit here, or goes home because it thrashes.
+
+    `gained_ns`: how much longer it has computed here than waited for pages.
+    """
+
+    gained_ns: int
+
+
 class SystemCall(ControlMessage, frozen=True, array_like=True, tag="call"):
     """Host -> home: a gathered system call, to run on the thread's shadow."""
 
@@ -208,6 +217,7 @@ AnyControl = (
     | StartThread
     | BringHome
     | Departed
+    | StayOver
     | SystemCall
     | SpecialCall
     | CallDone

@@ -64,6 +64,16 @@ def used_by(process: int, task: int) -> int:
         return (user + system) * NS_PER_S // TICKS_PER_S
 
 
+def wanted_by(process: int, task: int) -> int:
+    """Nanoseconds that a task has had a processor or waited for one; 0 when it is gone."""
+    try:
+        with open(f"/proc/{process}/task/{task}/schedstat", encoding="ascii") as file:
+            used, waited = file.read().split()[:2]
+        return int(used) + int(waited)
+    except (OSError, ValueError):
+        return used_by(process, task)
+
+
 def _ticks(process: int, task: int) -> tuple[int, int]:
     """utime and stime of /proc/PID/task/TID/stat."""
     try:

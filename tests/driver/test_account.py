@@ -47,3 +47,11 @@ def test_what_is_no_wait_for_a_page_does_not_count(monkeypatch: pytest.MonkeyPat
     thread.now += 3  # asleep in a call
     assert not thread.account.thrashes(1, 1)  # a trap is over
     assert not thread.faults(300e-6, 0)
+
+
+def test_what_a_stay_has_gained(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = Thread(monkeypatch)
+    for _ in range(2 * FAULTS):  # more than one judgement
+        thread.faults(300e-6, 200e-6)
+    gained_s = thread.account.gained_ns(1, 1) / 1e9
+    assert gained_s == pytest.approx(2 * FAULTS * -100e-6, abs=1e-3)
