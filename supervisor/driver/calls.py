@@ -11,10 +11,12 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from supervisor.arch import Arch
 from supervisor.arch.base import NO_CALL
 from supervisor.driver import own_memory, signals, temporary_masks
 from supervisor.driver.interrupted import ENDED, SOCKETS, TIMEOUTS, Wait, name_of
 from supervisor.driver.machine import PATHS
+from supervisor.driver.made_files import CALLS
 from supervisor.driver.messages import BringHome, SpecialCall
 from supervisor.driver.operations import (
     Flush,
@@ -44,6 +46,30 @@ from supervisor.units import HOME
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
+
+
+def native_at_home(hosts: int) -> dict[Arch, frozenset[int]]:
+    """Calls at which neither a thread at home stops, nor a child, which has its filter."""
+    return {
+        arch: table.native_at_home.union(
+            number for number, row in table.rows.items() if hosts == 1 and _is_kernels_alone(row)
+        )
+        for arch, table in TABLES.items()
+    }
+
+
+def _is_kernels_alone(row: Row) -> bool:
+    """With one host: is a call the kernel's, whatever its arguments? (Where they matter, see
+    `Calls._is_more`.)"""
+    return row.handler == "futex" or (
+        row.where is Where.HOME
+        and row.choose is None
+        and row.unwrap is None
+        and row.name not in handlers.OVERRIDES
+        and row.name not in PATHS
+        and row.name not in CALLS
+        and name_of(row) not in (*ENDED, *SOCKETS, *temporary_masks.MASKS)
+    )
 
 
 class Calls:

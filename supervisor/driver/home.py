@@ -23,7 +23,7 @@ from supervisor.coherence.messages import Access
 from supervisor.driver import bystanders, exit_status, signals
 from supervisor.driver.away import Away
 from supervisor.driver.bystander_calls import BystanderCalls
-from supervisor.driver.calls import Calls
+from supervisor.driver.calls import Calls, native_at_home
 from supervisor.driver.code import CodeMap, CodeObject, kinds_that_trap
 from supervisor.driver.core import Supervisor
 from supervisor.driver.endings import Endings
@@ -76,7 +76,6 @@ from supervisor.errors import DsmsupError, GuestDied, PeerError
 from supervisor.given_environment import given_environment
 from supervisor.program import check_header
 from supervisor.syscalls import handlers
-from supervisor.syscalls.table import TABLES
 from supervisor.tracee import control, image, ptrace, seccomp, spawn
 from supervisor.tracee.bootstrap import Caller
 from supervisor.tracee.maps import openable, read_maps
@@ -164,7 +163,7 @@ class Home(Supervisor):
             path,
             [os.fsencode(argument) for argument in arguments],
             given_environment(),
-            seccomp.build({arch: table.native_at_home for arch, table in TABLES.items()}),
+            seccomp.build(native_at_home(self.hosts)),
             cpus=cpus,
             own_signals=signals.FORCED,
         )

@@ -27,6 +27,7 @@ _TRACE: Final = 0x7FF00000
 _LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _GREATER_EQUAL: Final = 0x35
+_ALWAYS: Final = 0x05  # BPF_JMP | BPF_JA: by so many
 _RETURN: Final = 0x06
 
 _OFFSET_NUMBER: Final = 0
@@ -57,16 +58,31 @@ def build(native: Mapping[Arch, frozenset[int]]) -> bytes:
         _instruction(_LOAD, _OFFSET_ARCH),
     ]
     for arch, calls in native.items():
-        numbers = sorted(calls)
-        assert len(numbers) < 200
-        program.append(_instruction(_EQUAL, arch.audit, 0, len(numbers) + 3))
+        search = _search(_spans(calls), _TRACE | arch.bits)
+        program.append(_instruction(_EQUAL, arch.audit, 1, 0))
+        program.append(_instruction(_ALWAYS, len(search) + 1))
         program.append(_instruction(_LOAD, _OFFSET_NUMBER))
-        for index, number in enumerate(numbers):
-            program.append(_instruction(_EQUAL, number, len(numbers) - index, 0))
-        program.append(_instruction(_RETURN, _TRACE | arch.bits))
-        program.append(_instruction(_RETURN, _ALLOW))
+        program += search
     program.append(_instruction(_RETURN, _TRACE))
     return b"".join(program)
+
+
+def _spans(calls: frozenset[int]) -> list[tuple[int, bool]]:
+    """Where numbers begin that are in the set, or that are not, up to where the next begin."""
+    spans = [(0, 0 in calls)]
+    for number in sorted({edge for call in calls for edge in (call, call + 1)}):
+        if (number in calls) is not spans[-1][1]:
+            spans.append((number, number in calls))
+    return spans
+
+
+def _search(spans: list[tuple[int, bool]], stop: int) -> list[bytes]:
+    """A binary search for the span of the number that is loaded: `stop`, or allow it."""
+    if len(spans) == 1:
+        return [_instruction(_RETURN, _ALLOW if spans[0][1] else stop)]
+    middle = len(spans) // 2
+    below, above = _search(spans[:middle], stop), _search(spans[middle:], stop)
+    return [_instruction(_GREATER_EQUAL, spans[middle][0], len(below), 0), *below, *above]
 
 
 def install(program: bytes) -> None:

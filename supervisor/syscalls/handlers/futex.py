@@ -306,8 +306,12 @@ def _now(home: Home, args: list[int], ranges: Iterable[tuple[int, int, Access]])
 
 def wake_one(home: Home, address: int) -> None:
     """Wake a task that waits for a word which home has just written, privately or not."""
-    _wake(home, [address, WAKE | PRIVATE, 1])
-    _now(home, [address, WAKE, 1], ((address, WORD_SIZE, Access.WRITE),))
+    ranges = ((address, WORD_SIZE, Access.WRITE),)
+    if home.hosts == 1:  # the program's own calls are the kernel's (driver/calls.py)
+        _now(home, [address, WAKE | PRIVATE, 1], ranges)
+    else:
+        _wake(home, [address, WAKE | PRIVATE, 1])
+    _now(home, [address, WAKE, 1], ranges)
 
 
 def _wait(
