@@ -434,9 +434,9 @@ class Supervisor:
             self.on_stop(stops.popleft())
             if ready:
                 self.run_ready()
-        if self._asked:
+        while self._asked:
             # Only now, with those held that this very batch has granted: what it
-            # recalls may be one of them.
+            # recalls may be one of them. Whose turn it is then may keep another waiting.
             self._asked = False
             self.holds.release_due()
             self.run_ready()
