@@ -62,5 +62,6 @@ class Account:
         return thrashes
 
     def gained_ns(self, process: int, task: int) -> int:
-        """How much longer the thread has computed, since its stay began, than waited for pages."""
-        return used_by(process, task) - round(self._all_waited_s * NS_PER_S)
+        """How much longer the thread has computed, since its stay began, than half of the time
+        that it has waited for pages."""
+        return used_by(process, task) - round(self._all_waited_s / 2 * NS_PER_S)

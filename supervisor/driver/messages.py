@@ -102,7 +102,7 @@ class Departed(ControlMessage, frozen=True, array_like=True, tag="departed"):
 class StayOver(ControlMessage, frozen=True, array_like=True, tag="stay"):
     """Host -> home: a thread is about to exit here, or goes home because it thrashes.
 
-    `gained_ns`: how much longer it has computed here than waited for pages.
+    `gained_ns`: what the stay was worth (`Account.gained_ns`).
     """
 
     gained_ns: int

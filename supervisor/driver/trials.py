@@ -4,7 +4,7 @@
 A thread costs milliseconds to start elsewhere, and a page fault each for what it touches
 first: one of an interpreter's fetches some two hundred pages, and many programs start a
 thread for each small thing. So home keeps account of what the stays elsewhere have gained
-(processor time) and lost (their start, and waits for pages). While they have lost more,
+(processor time) and lost (their start, and half of what they waited for pages). While they have lost more,
 new threads begin at home, on trial: there they cost what they do natively. Who computes for
 long enough goes elsewhere then. One now and then begins there all the same, to see.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 START_S: Final = 0.02
 """What a stay costs in any case."""
 LOST_S: Final = 0.15
-"""So much lost, and threads begin at home: by eight stays at the least."""
+"""So much lost, and threads begin at home: by eight stays at most that gained nothing."""
 LOST_S_MAX: Final = 4.0
 """No more is remembered: a stay that gains as much, and all is forgotten."""
 TRIAL_S: Final = 0.05

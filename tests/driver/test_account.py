@@ -54,4 +54,4 @@ def test_what_a_stay_has_gained(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2 * FAULTS):  # more than one judgement
         thread.faults(300e-6, 200e-6)
     gained_s = thread.account.gained_ns(1, 1) / 1e9
-    assert gained_s == pytest.approx(2 * FAULTS * -100e-6, abs=1e-3)
+    assert gained_s == pytest.approx(2 * FAULTS * 50e-6, abs=1e-3)
