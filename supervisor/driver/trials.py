@@ -4,9 +4,10 @@
 A thread costs milliseconds to start elsewhere, and a page fault each for what it touches
 first: one of an interpreter's fetches some two hundred pages, and many programs start a
 thread for each small thing. So home keeps account of what the stays elsewhere have gained
-(processor time) and lost (their start, and half of what they waited for pages). While they have lost more,
-new threads begin at home, on trial: there they cost what they do natively. Who computes for
-long enough goes elsewhere then. One now and then begins there all the same, to see.
+(processor time) and lost (their start, and half of what they waited for pages). While they
+have lost more, new threads begin at home, on trial: there they cost what they do natively.
+Who computes for long enough goes elsewhere then. One now and then begins there all the same,
+to see.
 """
 
 from __future__ import annotations
