@@ -104,9 +104,18 @@ class Trials:
 
     def _better(self, thread: Thread) -> HostId:
         """Where a thread that is at home would be placed if it were not yet anywhere."""
-        placement = self._home.placement
+        home = self._home
+        placement = home.placement
+        moving = [
+            other.destination for other in home.by_tid.values()
+            if other.away == HOME and other.destination is not None
+        ]  # fmt: skip
         placement.ended(HOME)
+        for target in moving:
+            placement.moved(HOME, target)
         try:
             return placement.choose(thread.affinity)
         finally:
             placement.started(HOME)
+            for target in moving:
+                placement.moved(target, HOME)

@@ -27,8 +27,9 @@ class Program:
             pid=1,
             placement=Placement([1, 1]),
             events=SimpleNamespace(at=lambda deadline, action: self.due.append(action)),
-            away=SimpleNamespace(move=lambda thread, host: self.moved.append((thread, host))),
+            away=SimpleNamespace(move=self.move),
             verbose=lambda line: None,
+            by_tid={},
         )
         self.home.trials = self.trials = Trials(self.home)
 
@@ -37,9 +38,16 @@ class Program:
         thread: Any = Thread(affinity)
         thread.away = self.trials.place(thread)
         self.home.placement.started(thread.away)
+        self.home.by_tid[id(thread)] = thread
         return thread
 
+    def move(self, thread: Any, host: HostId) -> None:
+        """It goes at its next stop."""
+        thread.destination = host
+        self.moved.append((thread, host))
+
     def end(self, thread: Any, gained_s: float = 0.0) -> None:
+        del self.home.by_tid[id(thread)]
         self.home.placement.ended(thread.away)
         self.trials.ended(thread)
         if thread.away != HOME:
@@ -101,6 +109,17 @@ def test_who_computes_stays_where_others_have_less_room(monkeypatch: pytest.Monk
     program.home.placement.threads[1] = 1
     program.look()
     assert program.moved == [] and program.due
+
+
+def test_of_two_that_compute_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program()
+    program.run_short_ones(ENOUGH)
+    monkeypatch.setattr(trials, "wanted_by", lambda process, task: 10e9)
+    team = {program.begin(), program.begin()}
+    program.look()
+    program.look()
+    assert len(program.moved) == 1 and program.moved[0][0] in team
+    assert program.home.placement.threads == [2, 0]  # until it has gone
 
 
 def test_a_long_stay_makes_up_for_short_ones() -> None:

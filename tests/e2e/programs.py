@@ -85,6 +85,7 @@ THREADS = [
     Program("untraced"),
     Program("new_tasks", threads=1),
     Program("own_tables"),
+    Program("short_threads", threads=2),
     Program("gives_up_user", threads=0),
     Program("exit_thread", status=7),
     Program("cancel", threads=3),

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import harness
 import programs
 import pytest
@@ -43,6 +45,22 @@ def test_program_under_the_published_policy(program: Program, hosts: int, place:
     assert run.status == program.status, run.stderr.decode(errors="replace")[-3000:]
     native = place.run(program.argv, stdin=program.stdin)
     assert program.output(run.stdout) == program.output(native.stdout)
+
+
+def test_a_team_is_spread_after_threads_that_were_too_short(place: Place) -> None:
+    """They begin at home by then, and those go elsewhere that compute."""
+    stats = place.scratch / "stats.json"
+    run = place.dsmsup(
+        "exec", "-v", "-n", "2", "--stats", stats, harness.BIN / "short_threads", "2", "1000"
+    )
+    said = run.stderr.decode()
+    assert run.status == 0, said
+    assert "threads begin at home" in said
+    counted = harness.read_stats(stats, hosts=2, status=0, threads=2)
+    assert counted["hosts"][0]["threads_started"] > counted["hosts"][1]["threads_started"]
+    host_of = harness.host_of_processor(counted)
+    ended_on = [host_of[int(at)] for at in re.findall(r"team on (\d+)", said)]
+    assert sorted(ended_on) == [0, 1], said
 
 
 def test_every_source_is_in_the_table() -> None:
