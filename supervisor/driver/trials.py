@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 START_S: Final = 0.02
 """What a stay costs in any case."""
+STAYS: Final = 8
 LOST_S: Final = 0.15
-"""So much lost, and threads begin at home: by eight stays at most that gained nothing."""
+"""So much lost by so many stays or more, and threads begin at home."""
 LOST_S_MAX: Final = 4.0
 """No more is remembered: a stay that gains as much, and all is forgotten."""
 TRIAL_S: Final = 0.05
@@ -43,6 +44,8 @@ class Trials:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._lost_s = 0.0
+        self._stays = 0
+        """That are over since nothing had been lost."""
         self._left = self._apart = TRIES_APART
         """How many are to begin at home before one begins elsewhere; and at first."""
         self._on_trial: set[Thread] = set()
@@ -50,12 +53,13 @@ class Trials:
 
     @property
     def _wary(self) -> bool:
-        return self._lost_s > LOST_S
+        return self._lost_s > LOST_S and self._stays >= STAYS
 
     def stay_over(self, gained_s: float) -> None:
         """A thread's stay elsewhere has ended."""
         was_wary = self._wary
         self._lost_s = min(max(self._lost_s + START_S - gained_s, 0.0), LOST_S_MAX)
+        self._stays = self._stays + 1 if self._lost_s else 0
         if self._wary == was_wary:
             return
         self._left = self._apart = TRIES_APART

@@ -10,10 +10,10 @@ import pytest
 
 from supervisor.driver import trials
 from supervisor.driver.placement import Placement
-from supervisor.driver.trials import LOST_S, START_S, TRIAL_S, TRIES_APART, Trials
+from supervisor.driver.trials import LOST_S, START_S, STAYS, TRIAL_S, TRIES_APART, Trials
 from supervisor.units import HOME, HostId
 
-ENOUGH = int(LOST_S / START_S) + 1
+ENOUGH = max(int(LOST_S / START_S) + 1, STAYS)
 """Stays that gain nothing until threads begin at home."""
 
 
@@ -83,6 +83,14 @@ def test_short_threads_begin_at_home_and_some_elsewhere() -> None:
     began = program.run_short_ones(7 * TRIES_APART)
     assert began.count(HostId(1)) == 3  # after 16, 32 and 64
     assert began.index(HostId(1)) == TRIES_APART - 1
+
+
+def test_one_that_loses_much_says_little() -> None:
+    program = Program()
+    for _ in range(STAYS - 1):
+        program.trials.stay_over(-5.0)
+        assert program.begin().away == 1
+        program.home.placement.threads[:] = [0, 0]
 
 
 def test_who_computes_goes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
