@@ -2,7 +2,7 @@
 """Threads that are not worth another host.
 
 A thread costs milliseconds to start elsewhere, and a page fault each for what it touches
-first: one of an interpreter's fetches some two hundred pages, and many programs start a
+first: one of an interpreter's fetches more than a hundred, and many programs start a
 thread for each small thing. So home keeps account of what the stays elsewhere have gained
 (processor time) and lost (their start, and half of what they waited for pages). While they
 have lost more, new threads begin at home, on trial: there they cost what they do natively.

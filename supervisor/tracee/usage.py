@@ -56,22 +56,23 @@ def used_by(process: int, task: int) -> int:
 
     Of a task that has the processor, up to the last tick.
     """
-    try:
-        with open(f"/proc/{process}/task/{task}/schedstat", encoding="ascii") as file:
-            return int(file.read().split()[0])
-    except (OSError, ValueError, IndexError):
-        user, system = _ticks(process, task)  # a kernel without CONFIG_SCHED_INFO
-        return (user + system) * NS_PER_S // TICKS_PER_S
+    return _used_and_waited(process, task)[0]
 
 
 def wanted_by(process: int, task: int) -> int:
     """Nanoseconds that a task has had a processor or waited for one; 0 when it is gone."""
+    return sum(_used_and_waited(process, task))
+
+
+def _used_and_waited(process: int, task: int) -> tuple[int, int]:
+    """Nanoseconds with a processor and, where the kernel tells, waiting for one."""
     try:
         with open(f"/proc/{process}/task/{task}/schedstat", encoding="ascii") as file:
             used, waited = file.read().split()[:2]
-        return int(used) + int(waited)
+        return int(used), int(waited)
     except (OSError, ValueError):
-        return used_by(process, task)
+        user, system = _ticks(process, task)  # a kernel without CONFIG_SCHED_INFO
+        return (user + system) * NS_PER_S // TICKS_PER_S, 0
 
 
 def _ticks(process: int, task: int) -> tuple[int, int]:

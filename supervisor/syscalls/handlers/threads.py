@@ -125,7 +125,7 @@ def tls_record(home: Home, arch: Arch, flags: int, address: int) -> Steps:
 
 
 def start(home: Home, child: Thread, context: ptrace.Registers, xstate: bytes) -> None:
-    """Let a new thread run, on the host that has most room."""
+    """Let a new thread run, where home wants it to begin."""
     host = home.trials.place(child)
     home.placement.started(host)
     try:
