@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from rewriter.elf import ET_EXEC, PF_X, SHF_EXECINSTR, Elf
+from rewriter.numeric import np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

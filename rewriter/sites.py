@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-import numpy as np
-
 from rewriter.candidates import (
     NEAR,
     branches_into,
@@ -39,6 +37,7 @@ from rewriter.errors import Corrupt
 from rewriter.frames import Fde, call_sites, read_frames
 from rewriter.golang import go_functions
 from rewriter.kinds import Kind, Site
+from rewriter.numeric import np
 from rewriter.relocs import relocated_words
 from rewriter.untangle import is_tangled, untangle
 

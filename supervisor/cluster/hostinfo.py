@@ -7,11 +7,11 @@ import os
 import resource
 import socket
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
+from supervisor import __version__
 from supervisor.cluster.processors import Processor, local_processor, unfit
 from supervisor.units import PAGE_SIZE
 
@@ -102,10 +102,6 @@ def _processor() -> tuple[str, str, tuple[str, ...]]:
     return fields["vendor_id"], fields["model name"], tuple(sorted(set(fields["flags"].split())))
 
 
-@cache
 def dsmsup_version() -> str:
-    """The installed distribution's version, "unknown" in a bare source tree."""
-    try:
-        return metadata.version("dsmsup")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    """Of the code that runs here, which all hosts have alike."""
+    return __version__

@@ -9,14 +9,15 @@ in no diff; see the architecture notes for what that means.)
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rewriter.numeric import np
 from supervisor.coherence.messages import WORD_SIZE, PageDiff
 from supervisor.errors import PeerError
 from supervisor.units import PAGE_SIZE, PageNumber
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _RUNS_PLAIN_MAX: Final = 48  # beyond it, indexing with numpy beats a loop over runs
 

@@ -25,8 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
+from rewriter.numeric import np
 from supervisor.coherence.diff import apply_diff, make_diff, word_of
 from supervisor.coherence.messages import WORD_SIZE, Access, PageDiff, Run, WakeAt
 from supervisor.coherence.pages import append_run

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rewriter.numeric import np
 from supervisor.coherence.diff import changed_bytes
 from supervisor.coherence.messages import PageDiff
 from supervisor.units import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WINDOW_PAGES_MAX: Final = 512
 """2 MiB: beyond it a round trip, and the way through the protocol, is small beside the transfer."""

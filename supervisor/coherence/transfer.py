@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-import numpy as np
-
+from rewriter.numeric import np
 from supervisor.coherence.messages import Access, Content, Part, Run
 from supervisor.coherence.pages import Span
 from supervisor.errors import PeerError

@@ -12,9 +12,10 @@ from dataclasses import fields, replace
 from typing import Any
 
 from supervisor.arch import I386
-from supervisor.syscalls.spec import Either, Kind, Row, Size, TimeSize
+from supervisor.syscalls.spec import Either, Kind, Row, Size, TimeSize, varied
 
 _made: dict[tuple[Row, bool], Row] = {}
+_fields: dict[type, tuple[str, ...]] = {}
 
 
 def narrow(row: Row, name: str = "", *, wide_times: bool = False) -> Row:
@@ -23,14 +24,14 @@ def narrow(row: Row, name: str = "", *, wide_times: bool = False) -> Row:
     if found is None:
         choose = row.choose
         pick = _of_i386_with_wide_times if wide_times else _of_i386
-        found = _made[row, wide_times] = replace(
+        found = _made[row, wide_times] = varied(
             row,
             arch=I386,
             wide_times=wide_times,
             args=tuple(_kind(kind, pick) for kind in row.args),
             choose=None if choose is None else lambda args: narrow(choose(args)),
         )
-    return replace(found, name=name) if name else found
+    return varied(found, name=name) if name else found
 
 
 def wide(kind: Kind) -> Kind:
@@ -51,8 +52,20 @@ def _of_i386_with_wide_times(value: Size | Either) -> Any:
 
 
 def _kind(kind: Kind, pick: Callable[[Size | Either], Any]) -> Kind:
-    changed = {field.name: _value(getattr(kind, field.name), pick) for field in fields(kind)}
-    return replace(kind, **changed)
+    changed = {}
+    for name in _names(kind):
+        value = getattr(kind, name)
+        picked = _value(value, pick)
+        if picked is not value:
+            changed[name] = picked
+    return replace(kind, **changed) if changed else kind
+
+
+def _names(kind: Kind) -> tuple[str, ...]:
+    known = _fields.get(type(kind))
+    if known is None:
+        known = _fields[type(kind)] = tuple(field.name for field in fields(kind))
+    return known
 
 
 def _value(value: Any, pick: Callable[[Size | Either], Any]) -> Any:
@@ -60,5 +73,7 @@ def _value(value: Any, pick: Callable[[Size | Either], Any]) -> Any:
         return pick(value)
     if isinstance(value, tuple):
         parts = [_value(part, pick) for part in value]
+        if all(part is whole for part, whole in zip(parts, value, strict=True)):
+            return value
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value

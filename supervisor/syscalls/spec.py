@@ -14,6 +14,7 @@ error that comes first, and success where it does not look.
 
 from __future__ import annotations
 
+import copy
 import struct
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -351,6 +352,14 @@ class Row:
         assert (self.where in (Where.HANDLER, Where.SPACE)) == bool(self.handler), self.name
         assert self.where is not Where.ANSWER or self.answer is not None, self.name
         assert self.where is not Where.REFUSE or self.why, self.name
+
+
+def varied(row: Row, **changes: Any) -> Row:
+    """A row that differs in so much. (Unlike dataclasses.replace(3) it checks nothing again,
+    which for a thousand rows was a noticeable part of a program's start.)"""
+    made = copy.copy(row)
+    made.__dict__.update(changes)
+    return made
 
 
 def home(name: str, *args: Kind, quiet: bool = False, blocks: bool = False) -> Row:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Final
 
 from supervisor.arch import I386, X86_64, Arch
@@ -23,7 +22,7 @@ from supervisor.syscalls import (
     rows_process,
     rows_system,
 )
-from supervisor.syscalls.spec import Row, Value, Where
+from supervisor.syscalls.spec import Row, Value, Where, varied
 
 _ROOMS: Final = (
     ("Files, directories, descriptors", rows_files.ROWS),
@@ -43,7 +42,7 @@ def assemble(rows: Iterable[Row], numbers: Mapping[str, int]) -> dict[int, Row]:
         number = numbers[row.name]
         if number in table:
             raise ValueError(f"two rows for {row.name}")
-        table[number] = replace(row, number=number)
+        table[number] = varied(row, number=number)
     return table
 
 
