@@ -267,11 +267,13 @@ def _settle_in(supervisor: Supervisor, job: Job) -> None:
 
 
 def _own_processors(job: Job, membership: Membership) -> bool:
-    """Does no other host of the run share this one's processors?
+    """Are there others, and do none of them share this one's processors?
 
     Virtual hosts each get processors of their own unless there are too few;
     hosts of a cluster that are on one machine may share any.
     """
+    if membership.hosts == 1:
+        return False
     if job.virtual:
         return job.processors >= membership.hosts
     names = [info.hostname for info in membership.infos]

@@ -133,10 +133,10 @@ class Events:
                 data = os.read(self._signals, _SIGNALFD_INFO_SIZE)
             except BlockingIOError:
                 return
-            number, _, code = _SIGNALFD_HEAD.unpack_from(data)
-            if number == _SIGCHLD:
+            if data[0] == _SIGCHLD:  # (ssi_signo, of which no more than a byte is used)
                 self.on_children()
                 return
+            number, _, code = _SIGNALFD_HEAD.unpack_from(data)
             self.on_user_signal(number, code > 0)
 
     def _run_due(self) -> None:

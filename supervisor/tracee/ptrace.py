@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from ptrace.binding import func as _binding
 from ptrace.binding.linux_struct import user_regs_struct
@@ -65,21 +65,22 @@ _GETREGS: Final[int] = _binding.PTRACE_GETREGS
 _SETREGS: Final[int] = _binding.PTRACE_SETREGS
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# No ptrace request blocks, so none needs to let other Python threads run.
+# No ptrace request blocks, so none needs to let other Python threads run. Arguments have no
+# declared types, for to convert by them takes as long as all else that a call takes: what is
+# no object of ctypes passes as a C int.
 _ptrace = ctypes.PyDLL(None, use_errno=True).ptrace
-_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 _ptrace.restype = ctypes.c_long
+_word = ctypes.c_ulong()
 
 
 class TraceeGone(Exception):
     """The tracee is dead or dying; waitpid tells how it ended."""
 
 
-def _request(request: int, pid: int, address: int | None = None, data: int | None = None) -> int:
-    result: int = _ptrace(request, pid, address, data)
-    if result == -1:
+def _request(request: int, pid: int, address: int = 0, data: Any = 0) -> None:
+    """`data`: a C int, or what ctypes.byref makes."""
+    if _ptrace(request, pid, address, data) == -1:
         _fail(request, pid)
-    return result
 
 
 def _fail(request: int, pid: int) -> NoReturn:
@@ -121,13 +122,13 @@ def detach(pid: int) -> None:
 
 def get_registers(pid: int, into: Registers | None = None) -> Registers:
     registers = Registers() if into is None else into
-    if _ptrace(_GETREGS, pid, 0, ctypes.addressof(registers)) == -1:
+    if _ptrace(_GETREGS, pid, 0, ctypes.byref(registers)) == -1:
         _fail(_GETREGS, pid)
     return registers
 
 
 def set_registers(pid: int, registers: Registers) -> None:
-    if _ptrace(_SETREGS, pid, 0, ctypes.addressof(registers)) == -1:
+    if _ptrace(_SETREGS, pid, 0, ctypes.byref(registers)) == -1:
         _fail(_SETREGS, pid)
 
 
@@ -136,7 +137,7 @@ _RIP: Final = Registers.rip.offset
 
 def get_instruction_pointer(pid: int) -> int:
     """Where nothing else of the registers is asked for: cheaper than all."""
-    address: int = _ptrace(_PEEKUSER, pid, _RIP, None)
+    address: int = _ptrace(_PEEKUSER, pid, _RIP, 0)
     if address == -1:
         _fail(_PEEKUSER, pid)
     return address
@@ -144,14 +145,15 @@ def get_instruction_pointer(pid: int) -> int:
 
 def set_instruction_pointer(pid: int, address: int) -> None:
     """At a signal's delivery, where nothing else of the registers changes: cheaper than all."""
-    if _ptrace(_POKEUSER, pid, _RIP, address) == -1:
+    _word.value = address
+    if _ptrace(_POKEUSER, pid, _RIP, _word) == -1:
         _fail(_POKEUSER, pid)
 
 
 def peek_user(pid: int, offset: int) -> int:
     """One word of the user area (<sys/user.h>), unsigned; cheaper than all registers."""
     ctypes.set_errno(0)
-    word: int = _ptrace(_binding.PTRACE_PEEKUSER, pid, offset, None)
+    word: int = _ptrace(_PEEKUSER, pid, offset, 0)
     if word == -1 and ctypes.get_errno():
         raise TraceeGone(pid)
     return word & 0xFFFF_FFFF_FFFF_FFFF
@@ -165,7 +167,7 @@ def get_xstate(pid: int) -> bytes:
     """The XSAVE area (NT_X86_XSTATE) of a stopped thread."""
     buffer = ctypes.create_string_buffer(XSTATE_SIZE_MAX)
     vector = _IoVector(ctypes.addressof(buffer), XSTATE_SIZE_MAX)
-    _request(_binding.PTRACE_GETREGSET, pid, NT_X86_XSTATE, ctypes.addressof(vector))
+    _request(_binding.PTRACE_GETREGSET, pid, NT_X86_XSTATE, ctypes.byref(vector))
     return buffer.raw[: vector.length]
 
 
@@ -174,7 +176,7 @@ def set_xstate(pid: int, state: bytes) -> None:
     buffer = ctypes.create_string_buffer(state, len(state))
     vector = _IoVector(ctypes.addressof(buffer), len(state))
     try:
-        _request(_binding.PTRACE_SETREGSET, pid, NT_X86_XSTATE, ctypes.addressof(vector))
+        _request(_binding.PTRACE_SETREGSET, pid, NT_X86_XSTATE, ctypes.byref(vector))
     except OSError:
         raise DsmsupError(
             f"a thread's registers do not fit this host's processor: an XSAVE area of"
@@ -193,7 +195,7 @@ def get_thread_areas(pid: int) -> list[bytes]:
     areas = []
     for entry in range(GDT_TLS_FIRST, GDT_TLS_FIRST + GDT_TLS_COUNT):
         try:
-            _request(PTRACE_GET_THREAD_AREA, pid, entry, ctypes.addressof(buffer))
+            _request(PTRACE_GET_THREAD_AREA, pid, entry, ctypes.byref(buffer))
         except OSError:
             return []  # a kernel without i386 emulation
         if buffer.raw[12] & _EMPTY_SEGMENT != _EMPTY_SEGMENT:
@@ -208,23 +210,23 @@ def set_thread_areas(pid: int, areas: list[bytes]) -> None:
             raise PeerError("a segment descriptor of the wrong size")
         buffer = ctypes.create_string_buffer(area, USER_DESC_SIZE)
         entry = int.from_bytes(area[:4], "little")
-        _request(PTRACE_SET_THREAD_AREA, pid, entry, ctypes.addressof(buffer))
+        _request(PTRACE_SET_THREAD_AREA, pid, entry, ctypes.byref(buffer))
 
 
 def get_signal_mask(pid: int) -> int:
     """Blocked signals, bit N-1 for signal N."""
     mask = ctypes.c_uint64()
-    _request(PTRACE_GETSIGMASK, pid, 8, ctypes.addressof(mask))
+    _request(PTRACE_GETSIGMASK, pid, 8, ctypes.byref(mask))
     return int(mask.value)
 
 
 def set_signal_mask(pid: int, mask: int) -> None:
     value = ctypes.c_uint64(mask)
-    _request(PTRACE_SETSIGMASK, pid, 8, ctypes.addressof(value))
+    _request(PTRACE_SETSIGMASK, pid, 8, ctypes.byref(value))
 
 
 _siginfo = (ctypes.c_int * 32)()
-_siginfo_address = ctypes.addressof(_siginfo)
+_siginfo_address = ctypes.byref(_siginfo)
 
 
 def get_siginfo(pid: int) -> tuple[int, int, int]:
@@ -242,12 +244,12 @@ def get_siginfo_bytes(pid: int) -> bytes:
 
 def set_siginfo_bytes(pid: int, info: bytes) -> None:
     buffer = ctypes.create_string_buffer(info, 128)
-    _request(_binding.PTRACE_SETSIGINFO, pid, 0, ctypes.addressof(buffer))
+    _request(_binding.PTRACE_SETSIGINFO, pid, 0, ctypes.byref(buffer))
 
 
 def get_event_message(pid: int) -> int:
     message = ctypes.c_ulong()
-    _request(_binding.PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(message))
+    _request(_binding.PTRACE_GETEVENTMSG, pid, 0, ctypes.byref(message))
     return int(message.value)
 
 
