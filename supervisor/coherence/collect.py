@@ -64,7 +64,8 @@ def collect(home: Home, transaction: Transaction) -> None:
                 append_run(transaction.lower, span.first, span.count, rule.home_keeps)
     for ahead in transaction.ahead:
         _reach_ahead(home, transaction, ahead, recalls)
-    recalls.send()
+    if recalls.by_way:
+        recalls.send()
     if transaction.lower:
         lower(home, transaction)
     else:
@@ -74,17 +75,19 @@ def collect(home: Home, transaction: Transaction) -> None:
 class _Recalls:
     """What a transaction asks of each host, to be sent home or directly to the requester."""
 
+    __slots__ = ("_home", "_transaction", "_watched", "by_way")
+
     def __init__(self, home: Home, transaction: Transaction) -> None:
         self._home = home
         self._transaction = transaction
-        self._by_way: dict[tuple[HostId, bool], tuple[list[Run], list[Run]]] = {}
+        self.by_way: dict[tuple[HostId, bool], tuple[list[Run], list[Run]]] = {}
         self._watched: set[int] = set()
 
     def add(
         self, owner: HostId, direct: bool, first: int, count: int, keeps: Access,
         optional: bool = False,
     ) -> None:  # fmt: skip
-        lists = self._by_way.setdefault((owner, direct), ([], []))
+        lists = self.by_way.setdefault((owner, direct), ([], []))
         append_run(lists[optional], first, count, keeps)
 
     def add_by_policy(
@@ -105,7 +108,7 @@ class _Recalls:
 
     def send(self) -> None:
         home, transaction = self._home, self._transaction
-        for (owner, direct), (needs, optional) in self._by_way.items():
+        for (owner, direct), (needs, optional) in self.by_way.items():
             home.recall_last += 1
             to, fetch = (transaction.host, transaction.fetch) if direct else (HOME, 0)
             recall = Recall(home.recall_last, tuple(needs), tuple(optional), to, fetch)
@@ -204,12 +207,14 @@ def lower(home: Home, transaction: Transaction) -> None:
     for run in transaction.lower:
         for span in pages.above(run.first, run.count, run.access):
             append_run(runs, span.first, span.count, run.access)
-        dirty = dirty or any(run.first <= page < run.first + run.count for page in buffer.twins)
+        if buffer.twins and not dirty:
+            dirty = any(run.first <= page < run.first + run.count for page in buffer.twins)
     transaction.lower = []
     if runs or dirty:
         transaction.pending += 1
         home.node.lower(runs, partial(home.answered, transaction))
-        home.node.freeze_dirty()
+        if buffer.twins:
+            home.node.freeze_dirty()
     home.progress(transaction)
 
 

@@ -8,6 +8,7 @@ about to become exclusive shall become multiple-writer instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.coherence import directory as dir_
@@ -116,6 +117,8 @@ def _decide_delivered(
     home: Home, transaction: Transaction, stale: dict[int, list[Run]]
 ) -> tuple[Direct, ...]:
     """Pages whose data goes to the requester from another host; as they are granted."""
+    if not transaction.direct:
+        return ()
     entries = home.directory.entries
     for run in transaction.direct:
         for span in entries.runs(run.first, run.count):
@@ -132,7 +135,9 @@ def _decide_delivered(
     )
 
 
-def _not_delivered(transaction: Transaction) -> list[Run]:
+def _not_delivered(transaction: Transaction) -> Sequence[Run]:
+    if not (transaction.extra or transaction.direct):
+        return transaction.needs
     left = sorted((*transaction.needs, *transaction.extra))
     for run in transaction.direct:
         left = without(left, run.first, run.count)

@@ -23,6 +23,8 @@ class Demand:
     def followed(self) -> tuple[Run, ...]:
         """The needs, with the one last that a stream may go on from."""
         needs = self.needs
+        if len(needs) == 1:
+            return needs
         for at, need in enumerate(needs[:-1]):
             if need.first <= self.page < need.first + need.count:
                 return (*needs[:at], *needs[at + 1 :], need)

@@ -136,6 +136,8 @@ class StoreBuffer:
 
     def seal(self, token: int) -> None:
         """The protections up to this token are in force: diff what they froze."""
+        if not self.frozen:
+            return
         pages = sorted(page for page, frozen in self.frozen.items() if frozen <= token)
         if not pages:
             return

@@ -120,10 +120,10 @@ class Home:
             _HANDLERS[type(message)](self, sender, message)
 
     def _fetch_received(self, sender: HostId, message: Fetch) -> None:
-        check_needs(message.needs)
         if message.fetch <= self._fetch_last.get(sender, 0):
             raise PeerError(f"host {sender} repeats request {message.fetch}")
-        if pages_in(message.ahead) > WINDOW_PAGES_MAX:
+        check_needs(message.needs)
+        if message.ahead and pages_in(message.ahead) > WINDOW_PAGES_MAX:
             raise PeerError(f"host {sender} asks for {pages_in(message.ahead)} pages ahead")
         self._fetch_last[sender] = message.fetch
         self._fetch_from(sender, message)

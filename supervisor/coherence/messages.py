@@ -177,11 +177,13 @@ class Protect(NamedTuple):
 
     The driver intersects the access with what the program itself asked for
     (mprotect), and carries all runs of one effect out in one injection. Other
-    guest threads of the host run meanwhile.
+    guest threads of the host run meanwhile. The first `lowered` of the runs are
+    taken from it, the others given.
     """
 
     token: int
     runs: tuple[Run, ...]
+    lowered: int
 
 
 class Send(NamedTuple):

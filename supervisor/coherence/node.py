@@ -224,6 +224,10 @@ class Node:
 
     def _count(self, demand: Demand) -> None:
         if not self.pages.satisfied(demand.needs):
+            if len(demand.needs) == 1:
+                writes = demand.needs[0].access == Access.WRITE
+                self.counters["faults_write" if writes else "faults_read"] += 1
+                return
             writes = any(need.access == Access.WRITE for need in demand.needs)
             self.counters["faults_write" if writes else "faults_read"] += 1
 
@@ -249,7 +253,7 @@ class Node:
                 ahead = tuple(without(ahead, need.first, need.count))
         self._fetch_last += 1
         fetch = self._fetch_last
-        asked = normalised((*needs, *ahead))
+        asked = normalised((*needs, *ahead)) if ahead else needs
         self.fetching[fetch] = Fetching(
             needs, ahead, asked, demand.locked, stream, {requester: demand}
         )
@@ -397,11 +401,11 @@ class Node:
     def raise_access(self, runs: list[Run]) -> None:
         """Give the guest access; nothing where it has that or more already."""
         access = self.pages.access
-        for run in runs:
-            for span in access.runs(run.first, run.count):
-                if span.value < run.access:
-                    access.set(span.first, span.count, run.access)
-                    append_run(self._raised, span.first, span.count, run.access)
+        for first, count, allowed in runs:
+            for start, length, value in access.runs(first, count):
+                if value < allowed:
+                    access.set(start, length, allowed)
+                    append_run(self._raised, start, length, allowed)
 
     def install(self, first: int, count: int, data: bytes) -> None:
         """Put pages into memory; no data means zeros."""
@@ -461,14 +465,19 @@ class Node:
         if self._armed and not self.buffer.armed:
             effects.append(Arm(False))
         if self._lowered or self._raised or self._then:
-            runs = self._lowered
-            for run in self._raised:
-                for span in self.pages.access.runs(run.first, run.count):
-                    append_run(runs, span.first, span.count, span.value)
+            raised: list[Run] = []
+            access = self.pages.access
+            for first, count, _ in self._raised:
+                if count == 1:
+                    append_run(raised, first, 1, access.get(first))
+                    continue
+                for span in access.runs(first, count):
+                    append_run(raised, *span)
             self._token_last += 1
             self._completions[self._token_last] = self._then
+            runs = (*self._lowered, *raised)
+            effects.insert(0, Protect(self._token_last, runs, len(self._lowered)))
             self._lowered, self._raised, self._then = [], [], []
-            effects.insert(0, Protect(self._token_last, tuple(runs)))
         if self.buffer.armed and not self._armed:
             effects.insert(0, Arm(True))
         self._armed = self.buffer.armed
@@ -476,6 +485,10 @@ class Node:
 
 
 def _checked(needs: tuple[Run, ...]) -> tuple[Run, ...]:
+    if len(needs) == 1:  # most often
+        first, count, _ = needs[0]
+        if 0 < count <= NEEDS_PAGES_MAX and 0 <= first <= PAGES_END - count:
+            return needs
     ordered = normalised(needs)
     if not 0 < pages_in(ordered) <= NEEDS_PAGES_MAX:
         raise ValueError(f"a fault needs {pages_in(ordered)} pages")

@@ -56,7 +56,8 @@ class FlushOrder:
 
     def holds(self, host: HostId) -> bool:
         """Whether this host's later messages have to wait."""
-        return any(pending.host == host for pending in self._queue)
+        queue = self._queue
+        return bool(queue) and any(pending.host == host for pending in queue)
 
     @property
     def held_up(self) -> bool:

@@ -262,6 +262,8 @@ class LocalPages:
 
     def pinned_against(self, first: int, count: int, keep: int) -> bool:
         """Whether a pin forbids that only `keep` is left of these pages."""
+        if not self.pins:
+            return False
         for runs in self.pins.values():
             for run in runs:
                 if run.access > keep and overlaps(run.first, run.count, first, count):
@@ -270,6 +272,8 @@ class LocalPages:
 
     def unpinned_part(self, first: int, count: int, keep: int) -> list[Span]:
         """The pages of the span whose access no pin holds above `keep`."""
+        if not self.pins:
+            return [Span(first, count)]
         left = [run_of(first, count, Access.READ)]
         for runs in self.pins.values():
             for run in runs:

@@ -149,7 +149,9 @@ class Remote:
         if fetching is None:
             raise PeerError(f"home answers request {message.fetch}, which is not open")
         check_parts(message.parts, message.data)
-        if not all((run.source, run.recall) in self.deliveries for run in message.direct):
+        if message.direct and not all(
+            (run.source, run.recall) in self.deliveries for run in message.direct
+        ):
             return False  # the owner sent them before home heard of it: they are near
         raised: list[Run] = []
         for direct in message.direct:
@@ -200,8 +202,9 @@ class Remote:
     def _check_grant(self, asked: tuple[Run, ...], part: Part) -> None:
         expected = Access.READ if part.content == Content.HELD else Access.NONE
         spans = self.node.pages.access.runs(part.first, part.count)
+        run = run_of(part.first, part.count, part.access)
         if (
-            not covers(asked, (run_of(part.first, part.count, part.access),))
+            not (run in asked or covers(asked, (run,)))
             or part.access <= expected
             or len(spans) != 1
             or spans[0].value != expected
@@ -267,7 +270,8 @@ class Remote:
         for run in sorted(asked):
             self._split(run, giving, copies)
         self.node.lower(giving + copies, partial(self._yield, recall, giving, copies))
-        self.node.freeze_dirty()
+        if buffer.twins:
+            self.node.freeze_dirty()
         for run in copies:
             buffer.multiple.difference_update(range(run.first, run.first + run.count))
         return True

@@ -21,6 +21,7 @@ NEEDS_PAGES_MAX: Final = 1 << 14
 _ZERO_PAGE: Final = bytes(PAGE_SIZE)
 _BEGIN_WORDS: Final = 8
 """Of a page: a cache line, which tells of most pages that they are not zeros."""
+_new: Final = tuple.__new__  # see pages.py
 _MANY: Final = 16
 """From so many pages on it is cheaper to look at the beginnings of all first."""
 
@@ -36,6 +37,10 @@ def zero_pages(data: bytes) -> int:
 def pack(data: bytes, first: int, access: Access) -> tuple[list[Part], bytes]:
     """The contents of whole pages from `first` as parts of zeros and of data, and the data."""
     count = len(data) // PAGE_SIZE
+    if count == 1:
+        if data == _ZERO_PAGE:
+            return [_new(Part, (first, 1, access, Content.ZERO))], b""
+        return [_new(Part, (first, 1, access, Content.DATA))], data
     if count >= _MANY and _all_begin(data):
         return [Part(PageNumber(first), count, access, Content.DATA)], data
     spans: list[tuple[bool, int, int]] = []  # zero?, from page, to page (within data)
@@ -89,6 +94,10 @@ def check_parts(parts: tuple[Part, ...], data: bytes) -> None:
 
 def check_needs(needs: tuple[Run, ...]) -> None:
     """Needs ascend, do not overlap, want an access, are not too many; else PeerError."""
+    if len(needs) == 1:  # most often
+        first, count, access = needs[0]
+        if first >= 0 and 0 < count <= NEEDS_PAGES_MAX and access != Access.NONE:
+            return
     end = pages = 0
     for need in needs:
         if need.first < end or need.count < 1 or need.access == Access.NONE:

@@ -139,9 +139,10 @@ def _positive(*numbers: int) -> None:
 
 def _fetch(message: Fetch) -> None:
     _positive(message.fetch, message.streak)
-    _check_spans(message.needs + message.ahead)
+    _check_spans(message.needs)
     check_needs(message.needs)
     if message.ahead:
+        _check_spans(message.ahead)
         check_needs(message.ahead)
         if any_overlap(message.needs, message.ahead):
             raise PeerError("pages that are needed are asked for ahead")

@@ -156,13 +156,13 @@ class Supervisor:
     def step(self, event: Event) -> None:
         """Step the node and carry its effects out, in order."""
         self._asked = True
-        pending: deque[Event] = deque((event,))
-        while pending:
-            for effect in self.node.step(pending.popleft()):
+        pending: list[Event] = [event]
+        for next_event in pending:  # it grows meanwhile
+            for effect in self.node.step(next_event):
                 if isinstance(effect, Send):
                     self.links.send_coherence(effect.host, effect.message)
                 elif isinstance(effect, Protect):
-                    self.pager.protect(effect.runs)
+                    self.pager.protect(effect.runs, effect.lowered)
                     pending.append(Protected(effect.token))
                 elif isinstance(effect, Resume):
                     self._ready.append((effect.requester, False))

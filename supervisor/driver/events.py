@@ -89,6 +89,7 @@ class Events:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._interests: dict[int, int] = {}
         self._deadlines: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._signals = _signal_descriptor()
@@ -107,10 +108,13 @@ class Events:
 
     def watch(self, descriptor: int, interest: int, handler: Callable[[int], None]) -> None:
         self._handlers[descriptor] = handler
+        self._interests[descriptor] = interest
         self._epoll.register(descriptor, interest)
 
     def rewatch(self, descriptor: int, interest: int) -> None:
-        self._epoll.modify(descriptor, interest)
+        if self._interests[descriptor] != interest:
+            self._interests[descriptor] = interest
+            self._epoll.modify(descriptor, interest)
 
     def unwatch(self, descriptor: int) -> None:
         if self._handlers.pop(descriptor, None) is not None:

@@ -159,7 +159,8 @@ class Faults:
             assert isinstance(supervisor.pager, UserfaultPager)
             if not retry:
                 self._granted(thread)
-            if not supervisor.thrashes(thread):
+            low, high = supervisor.pager.woken
+            if not supervisor.thrashes(thread) and not low <= thread.fault_address < high:
                 fill = partial(supervisor.pager.fill, thread.fault_address & ~PAGE_MASK)
                 if thread.still:
                     thread.later = fill

@@ -67,8 +67,11 @@ class SignalPager:
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
 
-    def protect(self, runs: Iterable[Run]) -> None:
-        """Put coherence access into force: intersected with what the program asked for."""
+    def protect(self, runs: Iterable[Run], lowered: int | None = None) -> None:
+        """Put coherence access into force: intersected with what the program asked for.
+
+        The first `lowered` runs allow less than before, the others more; None: who knows.
+        """
         supervisor = self.supervisor
         calls: list[tuple[int, ...]] = []
         for first, count, access in runs:
@@ -142,14 +145,18 @@ class UserfaultPager(SignalPager):
         self._memory = supervisor.memory.descriptor
         # Ranges whose faults come here; at home only where a page has once been taken.
         self._registered = AddressSpace()
+        self.woken = (0, 0)
+        """A range that has been made accessible since threads last began to wait, and who
+        waited there has been woken."""
 
-    def protect(self, runs: Iterable[Run]) -> None:
+    def protect(self, runs: Iterable[Run], lowered: int | None = None) -> None:
         calls: list[tuple[int, ...]] = []
-        for first, count, access in runs:
+        for at, (first, count, access) in enumerate(runs):
             start = first << PAGE_SHIFT
+            taken = None if lowered is None else at < lowered
             for area in self.supervisor.space.pieces(start, start + (count << PAGE_SHIFT)):
                 if self._is_ours(area):
-                    self._set(area.start, area.end, self._allowed(area, access), calls)
+                    self._set(area.start, area.end, self._allowed(area, access), calls, taken)
                 elif area.kind is not Kind.NATIVE:
                     calls.append(self._protection(area, access))
         if calls:
@@ -261,8 +268,10 @@ class UserfaultPager(SignalPager):
         return True
 
     def _set(
-        self, start: int, end: int, access: Access, calls: list[tuple[int, ...]]
+        self, start: int, end: int, access: Access, calls: list[tuple[int, ...]],
+        taken: bool | None,
     ) -> None:
+        """`taken`: less than before, or more; see `protect`."""
         faults = self.faults
         # While the host stands still, who waits is to wait on: filled (and woken) later.
         wake = not self.supervisor.standstill.on
@@ -270,13 +279,14 @@ class UserfaultPager(SignalPager):
             for piece in self._registered.pieces(start, end):
                 if wake and self._has_hole(piece.start, piece.end) and self._let_be(piece):
                     continue
-                faults.write_protect(piece.start, piece.end - piece.start, False, wake)
-                faults.map(piece.start, piece.end - piece.start, True, wake)
+                self._let_write(piece.start, piece.end - piece.start, wake)
             return
         self._ensure_registered(start, end)
         if access is Access.READ:
-            faults.write_protect(start, end - start, True)
-            faults.map(start, end - start, False, wake)
+            if taken is not False:
+                faults.write_protect(start, end - start, True)
+            if not taken and not faults.map(start, end - start, False, wake) and wake:
+                self.woken = start, end
             return
         if end - start > PUNCH_PAGES_MAX * PAGE_SIZE:
             calls.append((inject.SYS_MADVISE, start, end - start, MADV_DONTNEED))
@@ -287,6 +297,20 @@ class UserfaultPager(SignalPager):
             data = os.pread(self._memory, high - low, low)
             punch(self._memory, low, high - low)
             os.pwrite(self._memory, data, low)
+
+
+    def _let_write(self, start: int, length: int, wake: bool) -> None:
+        """Most often it is one page, of which there is no entry, or one that may be read."""
+        faults = self.faults
+        if length > PAGE_SIZE:
+            faults.write_protect(start, length, False, wake)
+            faults.map(start, length, True, wake)
+            return
+        failed = faults.map(start, length, True, wake)
+        if failed:
+            faults.write_protect(start, length, False, wake)
+        if failed in (0, errno.EEXIST) and wake:
+            self.woken = start, start + length
 
 
 def _mprotect(area: Area, protection: int) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ LOST_MAX: Final = 16
 
 def arrived(supervisor: Supervisor, pager: UserfaultPager) -> None:
     """Threads have begun to wait."""
+    pager.woken = (0, 0)
     for address, writes, task in pager.faults.read():
         thread = supervisor.threads.get(task)
         if thread is None:
@@ -69,15 +70,17 @@ def _begin(
     if supervisor.node.satisfied(runs, locked and not thread.stepping):
         pager.fill(page << PAGE_SHIFT)
         return
-    supervisor.holds.end(thread.requester)
     thread.lost = thread.lost + 1 if thread.fault_address >> PAGE_SHIFT == page else 0
     thread.fault_address = address
     thread.paging = True
     thread.account.asks()
     thread.locked = locked
     if thread.lost >= LOST_MAX or (locked and supervisor.node.armed):
+        supervisor.holds.end(thread.requester)
         interrupt(thread)
-    elif locked:
+        return
+    supervisor.holds.forget(thread.requester)  # what is stepped now ends it
+    if locked:
         supervisor.step(BusLock(thread.requester, runs))
     else:
         supervisor.step(Fault(thread.requester, runs, *room(supervisor.space, runs, page)))
