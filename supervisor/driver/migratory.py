@@ -25,7 +25,8 @@ PAIRS: Final = 2
 MISTAKE_FACTOR: Final = 4
 PAIRS_MAX: Final = 1 << 12
 """So many times more it takes after each time that the right to write was asked for and
-lost before the store: others read the page all the time."""
+lost before the store: others read the page all the time. When they have come, so many
+times fewer again."""
 
 TRUSTED: Final = 4
 """Times that it is asked for to write before a load is left alone again, to see; so many more
@@ -70,6 +71,8 @@ class Migratory:
                 soon = now_s - habit.read_s < SOON_S
                 habit.pairs = habit.pairs + 1 if soon else 0
                 seen = max(habit.pairs - habit.needed, 0) + 1
+                if seen > 1:  # after loads that asked for the right to write, none in vain
+                    habit.needed = max(habit.needed // MISTAKE_FACTOR, PAIRS)
                 habit.trusted = min(TRUSTED * seen, TRUSTED_MAX)
             habit.read_s = 0.0
             return access
