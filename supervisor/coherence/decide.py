@@ -220,6 +220,7 @@ def _send_grant(
 ) -> None:
     """Home's copies are frozen, so they are read now, a message's worth at a time."""
     node, host, fetch = home.node, transaction.host, transaction.fetch
+    twins = node.buffer.twins
     parts: list[Part] = []
     chunks: list[bytes] = []
     room = TRANSFER_PAGES_MAX
@@ -230,6 +231,12 @@ def _send_grant(
         first, left = int(run.first), run.count
         while left:
             count = min(left, room)
+            # (Of never-touched memory there is nothing to look at.)
+            holes = node.memory.holes(PageNumber(first), left) if left > 1 and not twins else 0
+            if holes:
+                parts.append(Part(PageNumber(first), holes, run.access, Content.ZERO))
+                first, left = first + holes, left - holes
+                continue
             got, data = pack(node.buffer.master(first, count), first, run.access)
             parts += got
             chunks.append(data)
