@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import threading
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -273,3 +275,8 @@ def test_another_version_is_told_at_both_ends_once(monkeypatch: pytest.MonkeyPat
         assert "this host runs 1.0" in str(joiner.error)
 
     play(script)
+
+
+def test_hosts_compare_the_version_that_is_installed() -> None:
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    assert hostinfo.dsmsup_version() == tomllib.loads(project.read_text())["project"]["version"]

@@ -9,8 +9,8 @@ import pytest
 
 from supervisor.coherence.messages import Access, Cancelled
 from supervisor.coherence.pages import run_of
-from supervisor.units import HOME
-from tests.coherence.bulk import BASE, PAGES, random_cluster
+from supervisor.units import HOME, PageNumber
+from tests.coherence.bulk import BASE, PAGES, BulkCluster, random_cluster
 
 
 @pytest.mark.parametrize("block", range(8))
@@ -80,3 +80,20 @@ def _discarded(first: int, count: int) -> object:
     from supervisor.units import PageNumber
 
     return Discarded(PageNumber(first), count)
+
+
+def test_never_touched_memory_is_granted_without_a_look_at_it() -> None:
+    cluster = BulkCluster(random.Random(1), 2, "adaptive", lag=False)
+    memory = cluster.hosts[HOME].memory
+    looked: list[tuple[int, int]] = []
+    read = memory.read
+
+    def counted(first: PageNumber, count: int) -> bytes:
+        looked.append((first, count))
+        return read(first, count)
+
+    memory.read = counted  # type: ignore[method-assign]
+    cluster.add_requester(1, [(run_of(BASE, PAGES, Access.WRITE),)])
+    cluster.finish()
+    assert cluster.hosts[1].node.counters["pages_fetched"] == PAGES
+    assert looked == []

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import statistics
 import time
@@ -138,3 +139,23 @@ def test_waits_are_long_and_yet_trio_has_its_turn(events: Events) -> None:
     passes = trio.run(measure)
     assert turns >= 3
     assert passes > 20
+
+
+def test_a_descriptor_is_watched_anew_only_for_something_else(events: Events) -> None:
+    changed: list[int] = []
+    epoll = SimpleNamespace(
+        register=lambda descriptor, interest: None,
+        unregister=lambda descriptor: None,
+        modify=lambda descriptor, interest: changed.append(interest),
+    )
+    its_own, events._epoll = events._epoll, epoll  # type: ignore[assignment]
+    both = select.EPOLLIN | select.EPOLLOUT
+    events.watch(7, select.EPOLLIN, lambda _: None)
+    for interest in (select.EPOLLIN, both, both, select.EPOLLIN, select.EPOLLIN):
+        events.rewatch(7, interest)
+    assert changed == [both, select.EPOLLIN]
+    events.unwatch(7)
+    events.watch(7, both, lambda _: None)  # another one of this number
+    events.rewatch(7, both)
+    assert changed == [both, select.EPOLLIN]
+    events._epoll = its_own

@@ -54,3 +54,26 @@ def test_a_page_that_is_only_read_any_more_is_left_alone() -> None:
     asked = [pages.asks(7, Access.READ, now + at) for at in range(1, 41)]
     assert asked == [Access.WRITE] * TRUSTED + [Access.READ] * (40 - TRUSTED)
     assert all(pages.asks(8, Access.READ, now + at) == Access.READ for at in range(1, 41))
+
+
+def test_trust_that_was_lost_is_earned_again() -> None:
+    pages, now = Migratory(), 100.0
+
+    def early(times: int, mistaken: bool) -> int:
+        nonlocal now
+        count = 0
+        for _ in range(times):
+            now += 1
+            asked = pages.asks(7, Access.READ, now) == Access.WRITE
+            count += asked
+            if mistaken or not asked:
+                pages.asks(7, Access.WRITE, now + SOON_S / 2)
+        return count
+
+    early(12, mistaken=True)
+    lost = early(50, mistaken=False)
+    assert early(50, mistaken=False) > lost
+    early(500, mistaken=False)
+    pages.asks(7, Access.READ, now)
+    assert early(PAIRS, mistaken=True) <= PAIRS
+    assert early(100, mistaken=False) > 50
