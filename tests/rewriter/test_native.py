@@ -47,7 +47,9 @@ OWN_TEST = {
     "contend",  # it prints what it measures
     "visible", "posix_machine", "mmap_hints",  # they see the launcher: a tracer, a linker's name
     "forced_waits", "forced_waits_m32", "new_tasks", "new_tasks_m32",  # and its SIGILL
+    "wait_masks", "wait_masks_m32",
     "interrupted_waits", "interrupted_waits_m32",  # and its stops
+    "untraced",  # whose tasks it does not trace
     "gives_up_user",  # who may not read the folders of tests
 }  # fmt: skip
 """Test programs whose output tells more than what they compute."""

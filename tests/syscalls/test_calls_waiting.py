@@ -156,7 +156,13 @@ def test_signals_waited_for(machine: Machine) -> None:
     queued = machine.put(
         struct.pack("<iiixxxxiiQ", signal.SIGRTMIN, 0, -1, pid, 0, 4242).ljust(128, b"\0")
     )
-    assert machine.call("rt_sigqueueinfo", pid, signal.SIGRTMIN, queued) == 0
+    child = os.fork()  # (a process of one thread: others of this one may not block the signal)
+    if child == 0:
+        heard = signal.sigtimedwait({signal.SIGRTMIN}, 20)
+        os._exit(7 if heard is not None and heard.si_code == -1 else 1)
+    assert machine.call("rt_sigqueueinfo", child, signal.SIGRTMIN, queued) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert machine.call("rt_tgsigqueueinfo", pid, tid, signal.SIGRTMIN, queued) == 0
     mask = machine.put(struct.pack("<Q", 1 << (signal.SIGRTMIN - 1)))
     timeout = machine.put(struct.pack("<qq", 1, 0))
     assert machine.call("rt_sigtimedwait", mask, info, timeout, 8) == signal.SIGRTMIN
