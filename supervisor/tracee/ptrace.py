@@ -226,19 +226,19 @@ def set_signal_mask(pid: int, mask: int) -> None:
 
 
 _siginfo = (ctypes.c_int * 32)()
-_siginfo_address = ctypes.byref(_siginfo)
+_siginfo_pointer = ctypes.byref(_siginfo)
 
 
 def get_siginfo(pid: int) -> tuple[int, int, int]:
     """(si_signo, si_code, si_addr) of a signal-delivery stop; the address is 0 where none is."""
-    _request(_binding.PTRACE_GETSIGINFO, pid, 0, _siginfo_address)
+    _request(_binding.PTRACE_GETSIGINFO, pid, 0, _siginfo_pointer)
     address = (_siginfo[4] & 0xFFFFFFFF) | (_siginfo[5] & 0xFFFFFFFF) << 32
     return _siginfo[0], _siginfo[2], address
 
 
 def get_siginfo_bytes(pid: int) -> bytes:
     """The whole siginfo_t (128 bytes) of a signal-delivery stop."""
-    _request(_binding.PTRACE_GETSIGINFO, pid, 0, _siginfo_address)
+    _request(_binding.PTRACE_GETSIGINFO, pid, 0, _siginfo_pointer)
     return bytes(_siginfo)
 
 
