@@ -152,7 +152,7 @@ class Away:
         home.forget_fault(thread)
         registers.orig_rax = NO_CALL
         ptrace.set_registers(thread.task, registers)
-        home.placement.moved(HOME, host)
+        home.placement.moved(HOME, host, thread.task == home.pid)
         self.send(thread, host, bytes(registers), ptrace.get_xstate(thread.task))
 
     def send(self, thread: Thread, host: HostId, registers: bytes, xstate: bytes) -> None:
@@ -203,7 +203,7 @@ class Away:
         if thread is None:
             return
         home = self._home
-        home.placement.moved(thread.away, HOME)
+        home.placement.moved(thread.away, HOME, thread.task == home.pid)
         thread.away = HOME
         thread.spent = thread.spent.plus(message.used)
         thread.entered = False

@@ -235,7 +235,7 @@ class Home(Supervisor):
             if not thread.borrowed:
                 self.remove_thread(thread)
                 self.by_tid.pop(thread.tid, None)
-                if thread.task != self.pid:
+                if thread.task != self.pid or thread.away != HOME:
                     self.placement.ended(thread.away)
                 if thread.away != HOME:
                     self.send(thread.away, ThreadEnded(thread.tid))

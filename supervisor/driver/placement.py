@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from supervisor.units import HostId
+from supervisor.units import HOME, HostId
 
 
 class Placement:
     """Live threads on each host, against its processors.
 
-    The main thread is not counted: where it works as one of N (OpenMP) the
+    The main thread is not counted at home: where it works as one of N (OpenMP) the
     first of the others goes elsewhere, and where it waits for N others they
     are shared out evenly.
     """
@@ -65,6 +65,9 @@ class Placement:
     def ended(self, host: HostId) -> None:
         self.threads[host] -= 1
 
-    def moved(self, source: HostId, target: HostId) -> None:
-        self.threads[source] -= 1
-        self.threads[target] += 1
+    def moved(self, source: HostId, target: HostId, main: bool = False) -> None:
+        """A thread, the main one or another, goes on at another host."""
+        if not (main and source == HOME):
+            self.threads[source] -= 1
+        if not (main and target == HOME):
+            self.threads[target] += 1

@@ -58,6 +58,15 @@ def test_threads_are_shared_out_by_processors() -> None:
     assert placement.threads == [5, 1]
 
 
+def test_the_main_thread_counts_elsewhere_than_at_home() -> None:
+    placement = Placement([1, 1])
+    placement.moved(HostId(0), HostId(1), main=True)
+    assert placement.threads == [0, 1]
+    assert placement.choose() == HostId(0)
+    placement.moved(HostId(1), HostId(0), main=True)
+    assert placement.threads == [0, 0]
+
+
 def test_forced_signals_are_never_ignored_nor_deferred_in_the_kernel() -> None:
     ignore = signals.ACTION.pack(signals.SIG_IGN, 0, 0, 0)
     handler = signals.ACTION.pack(0x1234, 0, 0, (1 << 64) - 1)
