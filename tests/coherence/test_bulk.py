@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from supervisor.coherence.messages import Access, Cancelled
+from supervisor.coherence.messages import Access, Cancelled, Discarded
 from supervisor.coherence.pages import run_of
 from supervisor.units import HOME, PageNumber
 from tests.coherence.bulk import BASE, PAGES, BulkCluster, random_cluster
@@ -76,13 +76,12 @@ def test_home_only_memory_is_discarded_without_a_message() -> None:
 
 
 def _discarded(first: int, count: int) -> object:
-    from supervisor.coherence.messages import Discarded
-    from supervisor.units import PageNumber
-
     return Discarded(PageNumber(first), count)
 
 
-def test_never_touched_memory_is_granted_without_a_look_at_it() -> None:
+def test_never_touched_memory_is_granted_without_a_look_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cluster = BulkCluster(random.Random(1), 2, "adaptive", lag=False)
     memory = cluster.hosts[HOME].memory
     looked: list[tuple[int, int]] = []
@@ -92,7 +91,7 @@ def test_never_touched_memory_is_granted_without_a_look_at_it() -> None:
         looked.append((first, count))
         return read(first, count)
 
-    memory.read = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(memory, "read", counted)
     cluster.add_requester(1, [(run_of(BASE, PAGES, Access.WRITE),)])
     cluster.finish()
     assert cluster.hosts[1].node.counters["pages_fetched"] >= PAGES

@@ -141,14 +141,16 @@ def test_waits_are_long_and_yet_trio_has_its_turn(events: Events) -> None:
     assert passes > 20
 
 
-def test_a_descriptor_is_watched_anew_only_for_something_else(events: Events) -> None:
+def test_a_descriptor_is_watched_anew_only_for_something_else(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changed: list[int] = []
     epoll = SimpleNamespace(
         register=lambda descriptor, interest: None,
         unregister=lambda descriptor: None,
         modify=lambda descriptor, interest: changed.append(interest),
     )
-    its_own, events._epoll = events._epoll, epoll  # type: ignore[assignment]
+    monkeypatch.setattr(events, "_epoll", epoll)
     both = select.EPOLLIN | select.EPOLLOUT
     events.watch(7, select.EPOLLIN, lambda _: None)
     for interest in (select.EPOLLIN, both, both, select.EPOLLIN, select.EPOLLIN):
@@ -158,4 +160,3 @@ def test_a_descriptor_is_watched_anew_only_for_something_else(events: Events) ->
     events.watch(7, both, lambda _: None)  # another one of this number
     events.rewatch(7, both)
     assert changed == [both, select.EPOLLIN]
-    events._epoll = its_own
