@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """numpy as `np`, loaded when something of it is first used, and without threads of its own.
 
-Loading it takes a tenth of a program's start, and most runs on one host never use it. Its
+Loading it takes as long as several hundred page faults, and most runs never use it. Its
 OpenBLAS starts threads at import, with no signal blocked: one of them would take the
 SIGCHLD that a supervisor's event loop reads from its signal descriptor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["load", "np"]
+__all__ = ["load", "np", "ready"]
 
 _THREADS: Final = "OPENBLAS_NUM_THREADS"
+_TURN_S: Final = 0.0001
+"""How long an event loop waits, at each of its system calls, for the thread that loads."""
+_loading: list[threading.Thread] = []
+_loaded = "numpy" in sys.modules
 
 
 def load() -> None:
@@ -30,6 +37,27 @@ def load() -> None:
             del os.environ[_THREADS]
         else:
             os.environ[_THREADS] = given
+
+
+def ready() -> bool:
+    """Is it loaded? If not, a thread does so, for those who can do without and must not wait."""
+    if not _loaded and not _loading:
+        _loading.append(threading.Thread(target=_load_aside, daemon=True))
+        # Without a thread they go on doing without.
+        with contextlib.suppress(RuntimeError):
+            _loading[0].start()
+    return _loaded
+
+
+def _load_aside() -> None:
+    global _loaded
+    turn_s = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_S)
+    try:
+        load()
+        _loaded = True
+    finally:
+        sys.setswitchinterval(turn_s)
 
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from rewriter.numeric import np
-from supervisor.coherence.diff import apply_diff, make_diff, word_of
+from supervisor.coherence.diff import apply_diff, changed_span, make_diff, word_of
 from supervisor.coherence.messages import WORD_SIZE, Access, PageDiff, Run, WakeAt
 from supervisor.coherence.pages import append_run
 from supervisor.units import PAGE_SIZE, PageNumber
@@ -234,15 +233,15 @@ class StoreBuffer:
         return True
 
     def _words_changed(self) -> set[tuple[PageNumber, int]]:
-        """Page and offset of words that differ from their twins: all, or the first of many."""
+        """Page and offset of words that differ from their twins: all, or two of many."""
         found: set[tuple[PageNumber, int]] = set()
         for number, twin in self.twins.items():
             page = PageNumber(number)
             current = self.node.memory.read(page, 1)
             if current == twin:
                 continue
-            changed = np.flatnonzero(np.frombuffer(current, "<u8") != np.frombuffer(twin, "<u8"))
-            found.update((page, int(at) * WORD_SIZE) for at in changed[:2])
+            first, end = changed_span(twin, current)
+            found.update((page, at // WORD_SIZE * WORD_SIZE) for at in (first, end - 1))
             if len(found) > 1:
                 break
         return found

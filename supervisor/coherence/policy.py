@@ -9,15 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from rewriter.numeric import np
-from supervisor.coherence.diff import changed_bytes
+from supervisor.coherence.diff import changed_mask, make_diff
 from supervisor.coherence.messages import PageDiff
-from supervisor.units import PAGE_SIZE
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 WINDOW_PAGES_MAX: Final = 512
 """2 MiB: beyond it a round trip, and the way through the protocol, is small beside the transfer."""
@@ -101,7 +96,7 @@ class _Bouncing:
     moves: int = 0
     moved_us: int = 0
     count: int = 0  # moves by writers that kept to their own bytes
-    written: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    written: dict[int, int] = field(default_factory=dict)  # masks of bytes
     penalty: int = 0
     mistakes: int = 0
 
@@ -110,7 +105,7 @@ class _Bouncing:
 class _Flushed:
     """Who flushed a multiple-writer page, and which bytes lately."""
 
-    written: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    written: dict[int, int] = field(default_factory=dict)
     at_us: dict[int, int] = field(default_factory=dict)
     slow: int = 0
     alone: int = 0
@@ -174,13 +169,12 @@ class Adaptive(SingleWriter):
 
     def bounced(self, page: int, host: int, before: bytes, after: bytes, now_us: int) -> None:
         seen = self._bouncing.setdefault(page, _Bouncing())
-        # Nothing, where it wrote what was there: then it kept to its own bytes as well.
-        changed = np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)
-        others = (mask for writer, mask in seen.written.items() if writer != host)
-        if any((mask & changed).any() for mask in others):
+        diff = make_diff(page, before, after)
+        # None, where it wrote what was there: then it kept to its own bytes as well.
+        changed = 0 if diff is None else changed_mask(diff)
+        if _others_wrote(seen.written, host, changed):
             seen.count, seen.written = 0, {}
-        mine = seen.written.get(host)
-        seen.written[host] = changed if mine is None else mine | changed
+        seen.written[host] = seen.written.get(host, 0) | changed
         seen.count += 1
 
     def flushed(
@@ -205,12 +199,9 @@ class Adaptive(SingleWriter):
     def _is_over(
         self, seen: _Flushed, host: int, diff: PageDiff, now_us: int, late: bool
     ) -> bool:
-        changed = np.zeros(PAGE_SIZE, np.bool_)
-        changed[changed_bytes(diff)] = True
-        others = (mask for writer, mask in seen.written.items() if writer != host)
-        overlapping = any((mask & changed).any() for mask in others)
-        mine = seen.written.get(host)
-        seen.written[host] = changed if mine is None else mine | changed
+        changed = changed_mask(diff)
+        overlapping = _others_wrote(seen.written, host, changed)
+        seen.written[host] = seen.written.get(host, 0) | changed
         seen.alone = seen.alone + 1 if seen.last == host else 0
         seen.last = host
         slow = late and now_us - seen.at_us.get(host, now_us) > SLOW_FLUSH_US
@@ -224,6 +215,11 @@ class Adaptive(SingleWriter):
             bouncing.mistakes = min(bouncing.mistakes + 1, 16)
             return True
         return seen.alone >= QUIET_FLUSHES
+
+
+def _others_wrote(written: dict[int, int], host: int, changed: int) -> bool:
+    """Has a host other than this one written any of these bytes?"""
+    return any(mask & changed for writer, mask in written.items() if writer != host)
 
 
 class Paper(SingleWriter):

@@ -11,7 +11,6 @@ import time
 from errno import EINTR
 from typing import TYPE_CHECKING, Any, Final
 
-from rewriter import numeric
 from supervisor.arch.base import NO_CALL
 from supervisor.driver import signals
 from supervisor.driver.messages import (
@@ -168,7 +167,6 @@ class Away:
                 home.send(host, CodeLoaded(*found))
         if not self._looks_for_signals:
             self._looks_for_signals = True
-            home.events.at(0.0, numeric.load)  # once the other host has begun
             home.events.at(time.monotonic() + LOOK_S, self._look_for_signals)
         tls = ptrace.get_thread_areas(thread.task)
         home.send(host, StartThread(thread.tid, registers, xstate, tls))

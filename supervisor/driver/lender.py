@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from rewriter import numeric
 from supervisor.arch import of_selector
 from supervisor.areas import Area, Kind
 from supervisor.cluster.processors import AS_IT_IS, Shown
@@ -63,8 +62,6 @@ from supervisor.tracee.vessel import launch_vessel
 from supervisor.tracee.xstate import restore_xstate
 from supervisor.units import HOME, HostId
 
-NUMPY_AFTER_S: Final = 0.1
-"""Before a thread comes, most often, and after a short program has ended."""
 LEAVE_S: Final = 2.0
 """How long home has to receive this host's last words."""
 
@@ -111,7 +108,6 @@ class Lender(Supervisor):
         finally:
             os.close(pidfd)
         self.probes.begin()
-        self.events.at(time.monotonic() + NUMPY_AFTER_S, numeric.load)
 
     # Threads ------------------------------------------------------------------------------
 
