@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
-from supervisor.coherence.messages import Run
+from supervisor.coherence.messages import Access, Run
+from supervisor.coherence.pages import PageMap, run_of, without
 from supervisor.coherence.streams import Stream
+
+CONSTANT_PAGES: Final = 256
+"""Of code and other constant data all of an aligned mebibyte comes with the page that is
+needed: more than that keeps a link of 1 Gbit/s from others for too long, and of less a program
+would need a dozen blocks of its C library, each after the other."""
 
 
 @dataclass(slots=True)
@@ -18,6 +25,19 @@ class Demand:
     above: int = 0
     below: int = 0
     page: int = -1
+    constant: bool = False
+
+    def beside(self, own: PageMap) -> tuple[Run, ...]:
+        """Of constant pages: those that are not here of the block in which the need is."""
+        ((first, count, access),) = self.needs
+        low = max(first & -CONSTANT_PAGES, first - self.below)
+        high = min((first + count - 1 | CONSTANT_PAGES - 1) + 1, first + count + self.above)
+        missing = [
+            run_of(run.first, run.count, access)
+            for run in own.runs(low, high - low)
+            if run.value == Access.NONE
+        ]
+        return tuple(without(missing, first, count))
 
     @property
     def followed(self) -> tuple[Run, ...]:
@@ -39,5 +59,5 @@ class Fetching:
     ahead: tuple[Run, ...]
     asked: tuple[Run, ...]  # both, normalised
     locked: bool
-    stream: Stream
+    stream: Stream | None
     waiters: dict[int, Demand] = field(default_factory=dict)

@@ -75,7 +75,8 @@ class Fault(NamedTuple):
     Raised for a stopped guest thread and for the supervisor's own accesses.
     `page` is the one that is missing (of one of the needs; none said: of the last), `above`
     and `below` how many pages after and before its need the requester's areas allow to be
-    fetched as well: hints for bulk transfer.
+    fetched as well: hints for bulk transfer. `constant`: they hold code, or the like, that
+    nobody writes, and are wanted in no order.
     """
 
     requester: int
@@ -83,6 +84,7 @@ class Fault(NamedTuple):
     above: int = 0
     below: int = 0
     page: int = -1
+    constant: bool = False
 
 
 class Released(NamedTuple):

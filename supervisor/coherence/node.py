@@ -54,7 +54,7 @@ from supervisor.coherence.pages import (
     run_of,
     without,
 )
-from supervisor.coherence.policy import POLICIES
+from supervisor.coherence.policy import POLICIES, STREAM_STREAK
 from supervisor.coherence.remote import Remote
 from supervisor.coherence.streams import Stream, Streams
 from supervisor.coherence.transfer import NEEDS_PAGES_MAX, pages_in
@@ -188,7 +188,7 @@ class Node:
 
     def _fault(self, event: Fault) -> None:
         self._forget_requester(event.requester)
-        demand = Demand(_checked(event.needs), False, event.above, event.below, event.page)
+        demand = Demand(_checked(event.needs), False, *event[2:])
         self._count(demand)
         self.serve(event.requester, demand)
 
@@ -239,9 +239,13 @@ class Node:
             if fetching.locked >= demand.locked and covers(fetching.asked, demand.needs):
                 early = not fetching.waiters
                 fetching.waiters[requester] = demand
-                if early:
+                if early and fetching.stream is not None:
                     self._read_ahead(fetching.stream, demand)
                 return
+        if demand.constant:
+            beside = demand.beside(self.pages.access)
+            self._ask(demand.needs, beside, STREAM_STREAK, None, requester, demand)
+            return
         followed = demand.followed
         stream = self.streams.follow(followed)
         needs, ahead = stream.asks(followed, demand.above, demand.below, self.pages.access)
@@ -251,15 +255,21 @@ class Node:
             needs = normalised(needs)
             for need in needs:
                 ahead = tuple(without(ahead, need.first, need.count))
+        self._ask(needs, ahead, stream.streak, stream, requester, demand)
+        if ahead:
+            self._read_ahead(stream, demand)
+
+    def _ask(
+        self, needs: tuple[Run, ...], ahead: tuple[Run, ...], streak: int,
+        stream: Stream | None, requester: int, demand: Demand,
+    ) -> None:  # fmt: skip
         self._fetch_last += 1
         fetch = self._fetch_last
         asked = normalised((*needs, *ahead)) if ahead else needs
         self.fetching[fetch] = Fetching(
             needs, ahead, asked, demand.locked, stream, {requester: demand}
         )
-        self.side.fetch(Fetch(fetch, needs, ahead, stream.streak, demand.locked))
-        if ahead:
-            self._read_ahead(stream, demand)
+        self.side.fetch(Fetch(fetch, needs, ahead, streak, demand.locked))
 
     def _read_ahead(self, stream: Stream, demand: Demand) -> None:
         """Ask for the next windows of a stream under way before they are needed: they come
@@ -431,7 +441,8 @@ class Node:
     def granted(self, fetch: int) -> None:
         """All needs of a request are here: its requesters go on."""
         fetching = self.fetching.pop(fetch)
-        self.streams.granted(fetching.stream, fetching.ahead, self.pages.access)
+        if fetching.stream is not None:
+            self.streams.granted(fetching.stream, fetching.ahead, self.pages.access)
         for requester, demand in fetching.waiters.items():
             if self._admit(requester, demand):
                 continue

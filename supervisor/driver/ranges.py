@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Final
 
-from supervisor.areas import AddressSpace
+from supervisor.areas import EXEC, WRITE, AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access, Run
 from supervisor.coherence.policy import WINDOW_PAGES_MAX
 from supervisor.coherence.streams import AHEAD_WINDOWS_MAX
@@ -15,6 +15,9 @@ from supervisor.units import PAGE_MASK, PAGE_SHIFT, PageNumber
 
 ROOM_ABOVE_MAX: Final = (AHEAD_WINDOWS_MAX + 2) * WINDOW_PAGES_MAX
 """A stream asks for no more."""
+
+CONSTANT_BYTES_MAX: Final = 512 << 10
+"""Longer files that are only read may be data, whose pages are wanted in some order."""
 
 
 def runs_of(ranges: Iterable[tuple[int, int, Access]]) -> tuple[Run, ...]:
@@ -53,9 +56,10 @@ def mapped_runs(
     return runs_of(mapped)
 
 
-def room(space: AddressSpace, runs: tuple[Run, ...], page: int) -> tuple[int, int, int]:
+def room(space: AddressSpace, runs: tuple[Run, ...], page: int) -> tuple[int, int, int, bool]:
     """Of the run that has this page, how many pages behind it are of the same area as its
-    last one, and before it as its first one, within bounds; and the page. (See `Fault`.)"""
+    last one, and before it as its first one, within bounds; the page; and whether what is
+    there is constant. (See `Fault`.)"""
     run = next(
         (run for run in runs if run.first <= page < run.first + run.count), runs[-1]
     )
@@ -66,4 +70,13 @@ def room(space: AddressSpace, runs: tuple[Run, ...], page: int) -> tuple[int, in
         0 if high is None else min(high.end - end >> PAGE_SHIFT, ROOM_ABOVE_MAX),
         0 if low is None else min(start - low.start >> PAGE_SHIFT, WINDOW_PAGES_MAX),
         page,
+        len(runs) == 1 and low is high and high is not None and _is_constant(high),
     )
+
+
+def _is_constant(area: Area) -> bool:
+    """Code of a file, or a little that is only read: tables, and what the linker has filled in."""
+    if area.protection & WRITE or not area.name.startswith("/"):
+        return False
+    few = area.end - area.start <= CONSTANT_BYTES_MAX
+    return area.kind in (Kind.NATIVE, Kind.GUEST) and (few or bool(area.protection & EXEC))

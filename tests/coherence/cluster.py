@@ -371,7 +371,10 @@ class Cluster:
             self.step(thread.host, BusLock(thread.number, needs))
         else:
             above, below = self.rng.choice(((0, 0), (0, 0), (3, 1), (40, 6)))
-            self.step(thread.host, Fault(thread.number, needs, above, min(below, pages[0])))
+            # A hint, too: that nobody writes there need not be so.
+            constant = access == Access.READ and len(pages) == 1 and self.rng.random() < 0.1
+            hints = (above, min(below, pages[0]), pages[-1], constant)
+            self.step(thread.host, Fault(thread.number, needs, *hints))
 
     def settle(self) -> None:
         """Act until nothing is left to do; everybody must have got what they waited for."""

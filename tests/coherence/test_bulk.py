@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from supervisor.coherence.messages import Access, Cancelled, Discarded
+from supervisor.coherence.demand import CONSTANT_PAGES
+from supervisor.coherence.messages import Access, Cancelled, Discarded, Fault, Fetch, Send
 from supervisor.coherence.pages import run_of
 from supervisor.units import HOME, PageNumber
 from tests.coherence.bulk import BASE, PAGES, BulkCluster, random_cluster
@@ -96,3 +97,24 @@ def test_never_touched_memory_is_granted_without_a_look_at_it(
     cluster.finish()
     assert cluster.hosts[1].node.counters["pages_fetched"] >= PAGES
     assert {count for _, count in looked} <= {1}  # the simulation compares copies page by page
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "ahead"),
+    [
+        (1000, 500, [(0, 2), (3, 4), (9, 11), (21, CONSTANT_PAGES - 21)]),
+        (3, 2, [(18, 2), (21, 3)]),  # its file is no longer
+    ],
+)
+def test_code_comes_in_blocks_and_once(
+    above: int, below: int, ahead: list[tuple[int, int]]
+) -> None:
+    cluster, low = BulkCluster(random.Random(1), 2, "adaptive", lag=False), 4 * CONSTANT_PAGES
+    here = [(run_of(low + 2, 1, Access.READ),), (run_of(low + 7, 2, Access.READ),)]
+    cluster.add_requester(1, here)
+    cluster.finish()
+    assert not cluster.hosts[1].node.allows(low + 9, 1, Access.READ)
+    ask = Fault(1, (run_of(low + 20, 1, Access.READ),), above, below, low + 20, True)
+    (effect,) = cluster.hosts[1].node.step(ask)
+    assert isinstance(effect, Send) and isinstance(effect.message, Fetch)
+    assert [(run.first - low, run.count) for run in effect.message.ahead] == ahead

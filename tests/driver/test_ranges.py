@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from supervisor.areas import READ, WRITE, AddressSpace, Area
+from supervisor.areas import EXEC, READ, WRITE, AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access, Run
 from supervisor.driver.ranges import mapped_runs, room, runs_of
 
@@ -13,10 +13,26 @@ _SPACE = AddressSpace([Area(0x10000, 0x90000, READ), Area(0xA0000, 0xA3000, READ
 def test_pages_ahead_are_of_the_area_of_the_missing_page() -> None:
     """An instruction may read a large area and write the last page of another."""
     read, write = (0x10008, 8, Access.READ), (0xA2FF8, 8, Access.WRITE)
-    assert room(_SPACE, runs_of([read]), 0x10) == (0x7F, 0, 0x10)
-    assert room(_SPACE, runs_of([read, write]), 0xA2) == (0, 2, 0xA2)
-    assert room(_SPACE, runs_of([read, write]), 0x10) == (0x7F, 0, 0x10)
-    assert room(_SPACE, runs_of([read, (0xA0000, 1, Access.WRITE)]), 0xA0) == (2, 0, 0xA0)
+    assert room(_SPACE, runs_of([read]), 0x10) == (0x7F, 0, 0x10, False)
+    assert room(_SPACE, runs_of([read, write]), 0xA2) == (0, 2, 0xA2, False)
+    assert room(_SPACE, runs_of([read, write]), 0x10) == (0x7F, 0, 0x10, False)
+    assert room(_SPACE, runs_of([read, (0xA0000, 1, Access.WRITE)]), 0xA0) == (2, 0, 0xA0, False)
+
+
+def test_code_of_files_and_little_else_is_constant() -> None:
+    big, small = 1 << 20, 1 << 16
+    sorts = [
+        (big, READ | EXEC, Kind.NATIVE, "/lib/libc.so.6", True),
+        (big, READ, Kind.NATIVE, "/usr/share/data", False),
+        (small, READ, Kind.GUEST, "/lib/libc.so.6", True),
+        (big, READ | WRITE | EXEC, Kind.GUEST, "/lib/old.so", False),
+        (big, READ | EXEC, Kind.GUEST, "", False),  # what a just-in-time compiler makes
+        (small, READ, Kind.FILE, "/tmp/shared", False),
+    ]
+    for length, protection, kind, name, constant in sorts:
+        space = AddressSpace([Area(0x100000, 0x100000 + length, protection, kind, name)])
+        *_, found = room(space, runs_of([(0x101000, 4, Access.READ)]), 0x101)
+        assert found == constant, (length, protection, kind, name)
 
 
 def test_a_page_is_asked_for_once_with_the_greatest_access() -> None:
