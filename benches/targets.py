@@ -153,8 +153,9 @@ TARGETS: Final = (
         "pi, n-queens, mandelbrot, blackscholes, n-body on 2 hosts of 1 core",
         "at least 1.9 times one native core, where native threads reach 1.95",
         _speedups(("pi", "n-queens", "mandelbrot", "blackscholes", "n-body"), 1.9, True),
-        "Start the far threads' pages with the threads: what the first moments fetch one by one "
-        "is known when a team is made.",
+        "Work lists (n-queens, mandelbrot) take a lock and one or two pages of the other host for "
+        "each piece of work, each up to a millisecond after much computing, for the supervisor's "
+        "memory has left the caches: send a page that is read again after each lock with it.",
     ),
     Target(
         "matrix multiply 1024, k-means, parallel sort, LU 1024, Jacobi 2048",
