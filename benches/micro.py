@@ -32,8 +32,8 @@ class Row(NamedTuple):
     faults: bool = False
     """Worth a look with the other pager."""
     rounds: int = 3
-    """How many processes of each are measured. A fence or an exchange takes up to a tenth
-    more in one process than in the next, natively too."""
+    """How many processes of each are measured. What takes some cycles takes up to half as many
+    again for a while, natively too, on machines that share their cores with others."""
 
     @property
     def key(self) -> str:
@@ -51,9 +51,9 @@ BUSY: Final = Floor("round trip of 64 B / 4 KiB, busy", "round-trip-busy", 100, 
 ADAPTIVE: Final = ("--policy", "adaptive")
 
 ROWS: Final = (
-    Row("MFENCE", "fence", 500_000, options=ADAPTIVE, rounds=9),
-    Row("LOCK ADD", "locked-add", 2_000_000, options=ADAPTIVE, rounds=9),
-    Row("XCHG", "exchange", 2_000_000, options=ADAPTIVE, rounds=9),
+    Row("MFENCE", "fence", 500_000, options=ADAPTIVE, rounds=15),
+    Row("LOCK ADD", "locked-add", 2_000_000, options=ADAPTIVE, rounds=15),
+    Row("XCHG", "exchange", 2_000_000, options=ADAPTIVE, rounds=15),
     Row("uncontended lock and unlock", "uncontended-lock", 1_000_000, options=ADAPTIVE),
     Row("trap (MFENCE, `paper`, 1 host)", "fence", 3000, TRAP, hosts=1,
         options=("--policy", "paper")),
