@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 __all__ = ["load", "np", "ready"]
@@ -19,6 +20,8 @@ __all__ = ["load", "np", "ready"]
 _THREADS: Final = "OPENBLAS_NUM_THREADS"
 _TURN_S: Final = 0.0001
 """How long an event loop waits, at each of its system calls, for the thread that loads."""
+_LOAD_S_MAX: Final = 10.0
+"""How long a fork waits for that thread, which takes a tenth of a second."""
 _loading: list[threading.Thread] = []
 _loaded = "numpy" in sys.modules
 
@@ -42,10 +45,13 @@ def load() -> None:
 def ready() -> bool:
     """Is it loaded? If not, a thread does so, for those who can do without and must not wait."""
     if not _loaded and not _loading:
-        _loading.append(threading.Thread(target=_load_aside, daemon=True))
+        thread = threading.Thread(target=_load_aside)  # an exit waits for it
+        _loading.append(thread)
         # Without a thread they go on doing without.
         with contextlib.suppress(RuntimeError):
-            _loading[0].start()
+            thread.start()
+            # In the child nobody would end what the thread has begun to import.
+            os.register_at_fork(before=partial(thread.join, _LOAD_S_MAX))
     return _loaded
 
 
