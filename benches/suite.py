@@ -57,6 +57,12 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[Bench], Any]]]] = {
 }
 
 
+def git(*arguments: str) -> str:
+    """What git says; nothing where it has nothing to say, or this is no checkout."""
+    told = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return told.stdout.strip()
+
+
 def machine() -> dict[str, Any]:
     """What the figures are of."""
     models = [
@@ -64,15 +70,15 @@ def machine() -> dict[str, Any]:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
+    commit = git("describe", "--always")
+    if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"):
+        commit += "-dirty"  # the page that is written is no part of what is measured
     return {
         "processor": models[0] if models else platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "date": time.strftime("%Y-%m-%d"),
     }
 
