@@ -14,13 +14,16 @@ from typing import Any, Final
 from benches.measure import Bench, RunFailed, alternate, dsmsup_command, figure, over
 
 COMPUTING: Final = {
-    "pi": ("1000",),
+    "pi": ("400",),
     "nqueens": ("15",),
-    "mandelbrot": ("1536", "1000"),
-    "matmul": ("1536",),
+    "mandelbrot": ("1024", "1000"),
+    "matmul": ("1280",),
 }
+"""Half a second each, so that a machine which is slower for seconds is so for both that are
+compared."""
+COMPUTING_ROUNDS: Final = 9
 STARTED: Final = {"hello": ["echo", "hello"], "python3": ["python3", "-c", "pass"]}
-ROW_LIMIT_S: Final = 10.0
+ROW_LIMIT_S: Final = 14.0
 READY_LIMIT_S: Final = 30.0
 
 
@@ -56,7 +59,7 @@ def _computing(bench: Bench, name: str, size: tuple[str, ...], threads: int) -> 
             "native": lambda: float(bench.native(argv, cpus).stdout.split()[0]),
             "dsmsup": lambda: float(bench.dsmsup(argv, cpus, 1).stdout.split()[0]),
         },
-        bench.rounds(5),
+        bench.rounds(COMPUTING_ROUNDS),
         ROW_LIMIT_S,
     )
     return {
