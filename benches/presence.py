@@ -19,7 +19,7 @@ COMPUTING: Final = {
     "mandelbrot": ("1024", "1000"),
     "matmul": ("1280",),
 }
-"""Half a second each, so that a machine which is slower for seconds is so for both that are
+"""Half a second to one each, so that a machine which is slower for seconds is so for both that are
 compared."""
 COMPUTING_ROUNDS: Final = 9
 STARTED: Final = {"hello": ["echo", "hello"], "python3": ["python3", "-c", "pass"]}
