@@ -82,7 +82,7 @@ class Bus:
             self._to_home(FreeBus())
             return
         self.holder, demand = first
-        self.node.serve(self.holder, demand)
+        self.node.requests.serve(self.holder, demand)
 
     def forget(self, requester: int) -> None:
         """The requester is done with its instruction, or gone, or begins anew."""
@@ -142,7 +142,7 @@ class Bus:
             node.emit(Resume(requester))
         waiting, self.waiting = self.waiting, {}
         for requester, demand in waiting.items():
-            node.serve(requester, demand)
+            node.requests.serve(requester, demand)
 
     def _to_home(self, message: Message) -> None:
         side = self.node.side

@@ -106,7 +106,7 @@ def decide(home: Home, transaction: Transaction) -> None:
     for run in raised:
         _raise_own(home, run)
     if transaction.fetch:
-        home.node.granted(transaction.fetch)
+        home.node.requests.granted(transaction.fetch)
 
 
 def _tell(home: Home, first: int, count: int, multiple: bool, why: str) -> None:

@@ -119,10 +119,14 @@ class StoreBuffer:
 
     def flush(self, then: Callable[[], None]) -> None:
         """`then` when every store made here so far is visible to all."""
+        self.start_flush(partial(self.when_answered, then))
+
+    def start_flush(self, then: Callable[[], None]) -> None:
+        """`then` when every store made here so far is on its way to home."""
         if not self.twins:
-            self._when_answered(then)
+            then()
         elif self.freezable():
-            self.node.lower(self.freeze(), partial(self._when_answered, then))
+            self.node.lower(self.freeze(), then)
         else:
             self._held_up.append(then)
 
@@ -131,7 +135,7 @@ class StoreBuffer:
         if self._held_up and self.freezable():
             waiting, self._held_up = self._held_up, []
             for then in waiting:
-                self.flush(then)
+                self.start_flush(then)
 
     def seal(self, token: int) -> None:
         """The protections up to this token are in force: diff what they froze."""
@@ -181,7 +185,8 @@ class StoreBuffer:
         self._disarm()
         return True
 
-    def _when_answered(self, then: Callable[[], None]) -> None:
+    def when_answered(self, then: Callable[[], None]) -> None:
+        """`then` when all that is on its way now is visible to all."""
         if self.in_flight:
             self._waiting.append((self.in_flight[-1].flush, then))
         else:

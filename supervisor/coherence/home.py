@@ -317,7 +317,7 @@ class Home:
         elif transaction.host != HOME:
             self.node.send(transaction.host, Refused(transaction.fetch))
         elif transaction.fetch:
-            self.node.refused(transaction.fetch)
+            self.node.requests.refused(transaction.fetch)
         if transaction in self.pinned:
             self.pinned.remove(transaction)
         if transaction.waits_for is not None:

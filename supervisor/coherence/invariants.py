@@ -37,7 +37,7 @@ def check_node(node: Node) -> None:
         for recalling in home.recalls.values():
             assert recalling.transaction in home.active
         own = {txn.fetch for txn in home.active if txn.host == HOME and not txn.cancelled} - {0}
-        assert own == set(node.fetching), "home's requests and transactions differ"
+        assert own == set(node.requests.open), "home's requests and transactions differ"
 
 
 def check_cluster(nodes: Sequence[Node], links: Links, pages: Iterable[int] = ()) -> None:
@@ -132,7 +132,7 @@ def check_quiescent(nodes: Sequence[Node]) -> None:
     """Nothing is under way: every request was answered and every lock given back."""
     for node in nodes:
         check_node(node)
-        assert not node.fetching, f"host {node.host} still waits for {node.fetching}"
+        assert not node.requests.open, f"host {node.host} still waits for {node.requests.open}"
         assert not node.lowering
         assert not node.bus.halting and node.bus.holder is None, "the bus is not free"
         assert not node.buffer.twins and not node.buffer.in_flight and not node.buffer.frozen

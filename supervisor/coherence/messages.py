@@ -76,7 +76,8 @@ class Fault(NamedTuple):
     `page` is the one that is missing (of one of the needs; none said: of the last), `above`
     and `below` how many pages after and before its need the requester's areas allow to be
     fetched as well: hints for bulk transfer. `constant`: they hold code, or the like, that
-    nobody writes, and are wanted in no order.
+    nobody writes, and are wanted in no order. `fresh`: so many pages before the need, a new
+    stack's, will be written as well, as far as nobody has touched them yet.
     """
 
     requester: int
@@ -85,6 +86,7 @@ class Fault(NamedTuple):
     below: int = 0
     page: int = -1
     constant: bool = False
+    fresh: int = 0
 
 
 class Released(NamedTuple):

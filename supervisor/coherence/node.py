@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from supervisor.coherence.bus import Bus
-from supervisor.coherence.demand import Demand, Fetching
+from supervisor.coherence.demand import Demand, Requests
 from supervisor.coherence.flush import StoreBuffer
 from supervisor.coherence.home import Home
 from supervisor.coherence.messages import (
@@ -29,7 +29,6 @@ from supervisor.coherence.messages import (
     Effect,
     Event,
     Fault,
-    Fetch,
     Memory,
     Message,
     Protect,
@@ -49,14 +48,11 @@ from supervisor.coherence.pages import (
     Span,
     any_overlap,
     append_run,
-    covers,
     normalised,
     run_of,
-    without,
 )
-from supervisor.coherence.policy import POLICIES, STREAM_STREAK
+from supervisor.coherence.policy import POLICIES
 from supervisor.coherence.remote import Remote
-from supervisor.coherence.streams import Stream, Streams
 from supervisor.coherence.transfer import NEEDS_PAGES_MAX, pages_in
 from supervisor.errors import PeerError
 from supervisor.units import HOME, PAGES_END, HostId, PageNumber
@@ -98,7 +94,6 @@ class Node:
         self.others = tuple(HostId(other) for other in range(hosts) if other != host)
         self.pages = LocalPages(Access.WRITE if host == HOME else Access.NONE)
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-        self.fetching: dict[int, Fetching] = {}
         self.buffer = StoreBuffer(self, armed=self.policy.always_armed)
         self.bus = Bus(self)
         self.side: Home | Remote = Home(self) if host == HOME else Remote(self)
@@ -108,8 +103,7 @@ class Node:
         self._local: dict[int, Demand] = {}  # wait for a page that is frozen or updated here
         self._fencing: dict[int, int] = {}  # requester -> its fence, while stores are flushed
         self._fence_last = 0
-        self.streams = Streams()
-        self._fetch_last = 0
+        self.requests = Requests(self)
         self._token_last = 0
         self._completions: dict[int, list[Callable[[], None]]] = {}
         self._lowered: list[Run] = []
@@ -144,9 +138,7 @@ class Node:
         return (
             self.pages.access.get(page) != Access.NONE
             and page not in self.buffer.multiple
-            and not any(
-                any_overlap(fetching.asked, (Span(page, 1),)) for fetching in self.fetching.values()
-            )
+            and not self.requests.asked_for(page)
         )
 
     @property
@@ -190,7 +182,7 @@ class Node:
         self._forget_requester(event.requester)
         demand = Demand(_checked(event.needs), False, *event[2:])
         self._count(demand)
-        self.serve(event.requester, demand)
+        self.requests.serve(event.requester, demand)
 
     def _serialize(self, event: Serialize) -> None:
         self._forget_requester(event.requester)
@@ -199,12 +191,22 @@ class Node:
     def _bus_lock(self, event: BusLock) -> None:
         self._forget_requester(event.requester)
         demand = Demand(_checked(event.needs), not self.policy.locks_bus)
-        self._fence(event.requester, partial(self._fenced_lock, demand))
+        self._fence(event.requester, partial(self._fenced_lock, demand), demand)
 
-    def _fence(self, requester: int, then: Callable[[int, int], None]) -> None:
+    def _fence(
+        self, requester: int, then: Callable[[int, int], None], early: Demand | None = None
+    ) -> None:
         self._fence_last += 1
         self._fencing[requester] = self._fence_last
-        self.buffer.flush(partial(then, requester, self._fence_last))
+        self.buffer.start_flush(partial(self._published, requester, self._fence_last, then, early))
+
+    def _published(
+        self, requester: int, fence: int, then: Callable[[int, int], None], early: Demand | None
+    ) -> None:
+        """The requester's stores are on their way."""
+        if early is not None and early.locked and self._fencing.get(requester) == fence:
+            self.requests.ask_early(early)
+        self.buffer.when_answered(partial(then, requester, fence))
 
     def _fenced(self, requester: int, fence: int) -> None:
         """The requester's stores are visible to all."""
@@ -220,7 +222,7 @@ class Node:
             if self.policy.locks_bus:
                 self.bus.ask(requester, demand)
             else:
-                self.serve(requester, demand)
+                self.requests.serve(requester, demand)
 
     def _count(self, demand: Demand) -> None:
         if not self.pages.satisfied(demand.needs):
@@ -231,58 +233,7 @@ class Node:
             writes = any(need.access == Access.WRITE for need in demand.needs)
             self.counters["faults_write" if writes else "faults_read"] += 1
 
-    def serve(self, requester: int, demand: Demand) -> None:
-        """Let the requester go on, or ask home for what it needs."""
-        if self.side.free(demand.needs) and self._admit(requester, demand):
-            return
-        for fetching in self.fetching.values():
-            if fetching.locked >= demand.locked and covers(fetching.asked, demand.needs):
-                early = not fetching.waiters
-                fetching.waiters[requester] = demand
-                if early and fetching.stream is not None:
-                    self._read_ahead(fetching.stream, demand)
-                return
-        if demand.constant:
-            beside = demand.beside(self.pages.access)
-            self._ask(demand.needs, beside, STREAM_STREAK, None, requester, demand)
-            return
-        followed = demand.followed
-        stream = self.streams.follow(followed)
-        needs, ahead = stream.asks(followed, demand.above, demand.below, self.pages.access)
-        if demand.locked:
-            needs, ahead = demand.needs, ()
-        elif len(needs) > 1:
-            needs = normalised(needs)
-            for need in needs:
-                ahead = tuple(without(ahead, need.first, need.count))
-        self._ask(needs, ahead, stream.streak, stream, requester, demand)
-        if ahead:
-            self._read_ahead(stream, demand)
-
-    def _ask(
-        self, needs: tuple[Run, ...], ahead: tuple[Run, ...], streak: int,
-        stream: Stream | None, requester: int, demand: Demand,
-    ) -> None:  # fmt: skip
-        self._fetch_last += 1
-        fetch = self._fetch_last
-        asked = normalised((*needs, *ahead)) if ahead else needs
-        self.fetching[fetch] = Fetching(
-            needs, ahead, asked, demand.locked, stream, {requester: demand}
-        )
-        self.side.fetch(Fetch(fetch, needs, ahead, streak, demand.locked))
-
-    def _read_ahead(self, stream: Stream, demand: Demand) -> None:
-        """Ask for the next windows of a stream under way before they are needed: they come
-        while the last one is used."""
-        needs = demand.followed
-        while (asked := stream.asks_on(needs, demand.above, self.pages.access)) is not None:
-            self._fetch_last += 1
-            first, count, access = asked
-            one, ahead = (run_of(first, 1, access),), (run_of(first + 1, count - 1, access),)
-            self.fetching[self._fetch_last] = Fetching(one, ahead, (asked,), False, stream)
-            self.side.fetch(Fetch(self._fetch_last, one, ahead, stream.streak))
-
-    def _admit(self, requester: int, demand: Demand) -> bool:
+    def admit(self, requester: int, demand: Demand) -> bool:
         """Resume the requester, or let it wait for a page that is busy here.
 
         False when home has to be asked for a page.
@@ -339,8 +290,7 @@ class Node:
         self._forget_requester(event.requester)
 
     def _forget_requester(self, requester: int) -> None:
-        for fetching in self.fetching.values():
-            fetching.waiters.pop(requester, None)
+        self.requests.forget(requester)
         self._local.pop(requester, None)
         self._fencing.pop(requester, None)
         self._unpin(requester)
@@ -363,7 +313,7 @@ class Node:
         if self._local:
             waiting, self._local = self._local, {}
             for requester, demand in waiting.items():
-                self.serve(requester, demand)
+                self.requests.serve(requester, demand)
         self.side.run()
 
     def _discarded(self, event: Discarded) -> None:
@@ -434,37 +384,16 @@ class Node:
         self.side.released()
         self.bus.run()
 
-    def has_asked(self, fetch: int) -> bool:
-        """Whether a request of this number was ever made."""
-        return 0 < fetch <= self._fetch_last
-
-    def granted(self, fetch: int) -> None:
-        """All needs of a request are here: its requesters go on."""
-        fetching = self.fetching.pop(fetch)
-        if fetching.stream is not None:
-            self.streams.granted(fetching.stream, fetching.ahead, self.pages.access)
-        for requester, demand in fetching.waiters.items():
-            if self._admit(requester, demand):
-                continue
-            if covers(fetching.needs, demand.needs):
-                raise PeerError(f"home ends request {fetch} without all of its pages")
-            self.serve(requester, demand)  # it hoped for a page that could not be had
-
-    def refused(self, fetch: int) -> None:
-        """Pages of a request were discarded: its requesters try again."""
-        for requester in self.fetching.pop(fetch).waiters:
-            self._retry(requester)
-
     def retry_overlapping(self, span: Span) -> None:
         """Requesters that wait for a page of the span try again."""
-        fetched = (fetching.waiters for fetching in self.fetching.values())
+        fetched = (fetching.waiters for fetching in self.requests.open.values())
         for waiters in (self._local, self.bus.waiting, *fetched):
             for requester, demand in list(waiters.items()):
                 if any_overlap(demand.needs, (span,)):
                     del waiters[requester]
-                    self._retry(requester)
+                    self.retry(requester)
 
-    def _retry(self, requester: int) -> None:
+    def retry(self, requester: int) -> None:
         self.emit(Retry(requester))
         self.bus.forget(requester)
 

@@ -106,10 +106,10 @@ class Remote:
 
     def _delivered(self, sender: HostId, message: Delivery) -> None:
         """Keep data until its grant comes; a request may be over before it is here."""
-        node, fetching = self.node, self.node.fetching.get(message.fetch)
+        node, fetching = self.node, self.node.requests.open.get(message.fetch)
         check_parts(message.parts, message.data)
         if fetching is None:
-            if not node.has_asked(message.fetch):
+            if not node.requests.has_asked(message.fetch):
                 raise PeerError(f"host {sender} answers request {message.fetch}, never made")
             return
         runs = [run_of(part.first, part.count, Access.READ) for part in message.parts]
@@ -145,7 +145,7 @@ class Remote:
 
     def _grant(self, message: Grant) -> bool:
         node = self.node
-        fetching = node.fetching.get(message.fetch)
+        fetching = node.requests.open.get(message.fetch)
         if fetching is None:
             raise PeerError(f"home answers request {message.fetch}, which is not open")
         check_parts(message.parts, message.data)
@@ -170,7 +170,7 @@ class Remote:
             self._become_multiple(fetching.asked, run)
         if message.final:
             self._forget_deliveries(message.fetch)
-            node.granted(message.fetch)
+            node.requests.granted(message.fetch)
         return True
 
     def _use(self, asked: tuple[Run, ...], fetch: int, run: Direct) -> None:
@@ -212,10 +212,10 @@ class Remote:
             raise PeerError(f"home grants pages {part.first:#x} that cannot be granted")
 
     def _refused(self, message: Refused) -> bool:
-        if message.fetch not in self.node.fetching:
+        if message.fetch not in self.node.requests.open:
             raise PeerError(f"home refuses request {message.fetch}, which is not open")
         self._forget_deliveries(message.fetch)
-        self.node.refused(message.fetch)
+        self.node.requests.refused(message.fetch)
         return True
 
     def _recall(self, message: Recall) -> bool:

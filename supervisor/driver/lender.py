@@ -22,7 +22,7 @@ from supervisor.arch import of_selector
 from supervisor.areas import Area, Kind
 from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
-from supervisor.coherence.messages import Access
+from supervisor.coherence.messages import Access, Fault
 from supervisor.driver import exit_status, fences
 from supervisor.driver.code import CodeObject
 from supervisor.driver.core import Supervisor
@@ -50,6 +50,7 @@ from supervisor.driver.messages import (
 )
 from supervisor.driver.operations import Operation, Reply, Steps, flush_first
 from supervisor.driver.probes import Probes
+from supervisor.driver.ranges import runs_of
 from supervisor.driver.thread import Thread
 from supervisor.errors import EXIT_FAILURE, DsmsupError, GuestDied, PeerError, PeerLost
 from supervisor.syscalls.call import Acquire
@@ -60,10 +61,14 @@ from supervisor.tracee.stops import Stop, StopKind
 from supervisor.tracee.usage import Times
 from supervisor.tracee.vessel import launch_vessel
 from supervisor.tracee.xstate import restore_xstate
-from supervisor.units import HOME, HostId
+from supervisor.units import HOME, PAGE_SHIFT, HostId
 
 LEAVE_S: Final = 2.0
 """How long home has to receive this host's last words."""
+
+NEAR_BYTES: Final = 32 << 10
+STACK_PAGES: Final = 16
+"""Never-touched ones that a thread gets with the top of its stack; then its faults are a stream."""
 
 
 class Lender(Supervisor):
@@ -173,6 +178,8 @@ class Lender(Supervisor):
             raise PeerError("home sent a message that only other hosts send")
 
     def _start_thread(self, message: StartThread) -> None:
+        registers = self.registers_of(message.registers)
+        self._ask_for_stack(registers)
         result = self.agent.run([(inject.SYS_CLONE, inject.THREAD_FLAGS | 0x400, 0)])[0]
         if result < 0:
             why = NO_MORE if result == -errno.EAGAIN else os.strerror(-result)
@@ -182,7 +189,6 @@ class Lender(Supervisor):
         self.agent.take_born()
         self.stops.next_of(result)
         ptrace.set_signal_mask(result, 0)
-        registers = self.registers_of(message.registers)
         thread = self.add_thread(message.tid, result, of_selector(registers.cs))
         self.by_tid[message.tid] = thread
         self.counters["threads_started"] += 1
@@ -191,6 +197,19 @@ class Lender(Supervisor):
         ptrace.set_registers(result, thread.registers)
         restore_xstate(result, message.xstate, self.shown.states)
         self.operations.begin("arrive", thread, self._arrival(thread), lambda _: self._go(thread))
+
+    def _ask_for_stack(self, registers: ptrace.Registers) -> None:
+        """Have the top of a thread's stack, where its thread block most often is, on its way
+        while its worker is made."""
+        low, block = registers.rsp - 8, registers.fs_base
+        high = block + 8 if 0 < block - low < NEAR_BYTES else low + 16
+        area = self.space.find(low)
+        if area is None or area.kind is not Kind.GUEST or not self.check(low, 8, Access.WRITE):
+            return
+        runs = runs_of(((low, min(high, area.end) - low, Access.WRITE),))
+        fresh = min(runs[0].first - (area.start >> PAGE_SHIFT), STACK_PAGES)
+        self.operations.ask_early(Fault(0, runs, fresh=fresh))
+        self.links.flush()
 
     def _arrival(self, thread: Thread) -> Steps:
         """Fetch at once what a thread will touch first, and in turn: stack and thread block."""

@@ -143,6 +143,10 @@ class Operations:
             thread.operation = operation
         self.advance(operation, None)
 
+    def ask_early(self, fault: Fault) -> None:
+        """Have pages on their way that nobody waits for yet. (See `go_on`: let go of at once.)"""
+        self._supervisor.step(fault._replace(requester=next(self._ids)))
+
     def abandon(self, operation: Operation) -> None:
         """The thread is gone: give up what the operation holds and waits for."""
         operation.steps.close()
@@ -236,7 +240,7 @@ class Operations:
             return
         holder = self._holding.get(requester)
         if holder is None:
-            self._supervisor.step(Released(requester))  # its operation was given up
+            self._supervisor.step(Released(requester))  # given up, or asked for early
             return
         if retry:
             self._holding.pop(requester)

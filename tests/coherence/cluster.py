@@ -130,7 +130,7 @@ class Cluster:
             memory = SimMemory()
             node = make_node(HostId(host), hosts, memory, policy, paths)
             # Small windows, so that few pages are enough for streams to come to theirs.
-            node.streams = Streams(rng.choice((2, 4, 256)), rng.choice((1, 5)))
+            node.requests.streams = Streams(rng.choice((2, 4, 256)), rng.choice((1, 5)))
             default = Access.WRITE if host == HOME else Access.NONE
             self.hosts.append(SimHost(node, memory, default))
             memory.meanwhile = partial(self.meanwhile, self.hosts[-1])
@@ -372,8 +372,9 @@ class Cluster:
         else:
             above, below = self.rng.choice(((0, 0), (0, 0), (3, 1), (40, 6)))
             # A hint, too: that nobody writes there need not be so.
-            constant = access == Access.READ and len(pages) == 1 and self.rng.random() < 0.1
-            hints = (above, min(below, pages[0]), pages[-1], constant)
+            alone = len(pages) == 1 and self.rng.random() < 0.1
+            constant, fresh = alone and access == Access.READ, alone and access == Access.WRITE
+            hints = (above, min(below, pages[0]), pages[-1], constant, min(fresh * 4, pages[0]))
             self.step(thread.host, Fault(thread.number, needs, *hints))
 
     def settle(self) -> None:

@@ -13,13 +13,15 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from supervisor.coherence import collect, decide, directory, flush
+from supervisor.coherence import collect, decide, directory, flush, node
 from supervisor.coherence import home as home_
 from supervisor.coherence.bus import Bus, BusOrder
+from supervisor.coherence.demand import Demand, Requests
 from supervisor.coherence.diff import apply_diff, make_diff
 from supervisor.coherence.directory import MULTIPLE
 from supervisor.coherence.flush import StoreBuffer
 from supervisor.coherence.messages import (
+    BusLock,
     Content,
     Effect,
     Event,
@@ -55,9 +57,9 @@ def _flush_before_freezing(patch: pytest.MonkeyPatch) -> None:
     def flush_at_once(self: StoreBuffer, then: Callable[[], None]) -> None:
         runs = self.freeze()
         self.seal(self.node.next_token)
-        self.node.lower(runs, lambda: self._when_answered(then))
+        self.node.lower(runs, then)
 
-    patch.setattr(StoreBuffer, "flush", flush_at_once)
+    patch.setattr(StoreBuffer, "start_flush", flush_at_once)
 
 
 def _no_flush_on_giving_up(patch: pytest.MonkeyPatch) -> None:
@@ -110,13 +112,13 @@ def _requester_not_recalled(patch: pytest.MonkeyPatch) -> None:
 
 
 def _bus_lock_like_a_store(patch: pytest.MonkeyPatch) -> None:
-    honest = Node.serve
+    honest = Requests.serve
 
-    def serve(self: Node, requester: int, demand: object) -> None:
+    def serve(self: Requests, requester: int, demand: object) -> None:
         demand.locked = False  # type: ignore[attr-defined]
         honest(self, requester, demand)  # type: ignore[arg-type]
 
-    patch.setattr(Node, "serve", serve)
+    patch.setattr(Requests, "serve", serve)
 
 
 def _overtaken_flush(patch: pytest.MonkeyPatch) -> None:
@@ -176,7 +178,7 @@ def _diff_of_words(patch: pytest.MonkeyPatch) -> None:
 
 
 def _resumed_before_the_answer(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StoreBuffer, "_when_answered", lambda self, then: then())
+    patch.setattr(StoreBuffer, "when_answered", lambda self, then: then())
 
 
 def _armed_too_short(patch: pytest.MonkeyPatch) -> None:
@@ -230,6 +232,19 @@ def _update_page_by_page(patch: pytest.MonkeyPatch) -> None:
 
 def _no_invalidation(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decide, "_add_stale", lambda *arguments: None)
+
+
+def _locked_page_ahead_of_the_flush(patch: pytest.MonkeyPatch) -> None:
+    """A bus-locked instruction runs as soon as its page is there, whatever its host has stored."""
+    honest = Node._bus_lock
+
+    def bus_lock(self: Node, event: BusLock) -> None:
+        demand = Demand(event.needs, not self.policy.locks_bus)
+        self.requests.serve(event.requester, demand)
+        if event.requester not in self.pages.pins:
+            honest(self, event)
+
+    patch.setitem(node._HANDLERS, BusLock, bus_lock)
 
 
 def _protection_not_awaited(patch: pytest.MonkeyPatch) -> None:
@@ -378,6 +393,9 @@ FAULTS: Final = (
     PlantedFault("a word published without a second look", "adaptive", _no_second_look, "MP-word"),
     PlantedFault("a word laid over own stores", "adaptive", _word_over_own_stores),
     PlantedFault("fence ends before the flush is answered", "adaptive", _resumed_before_the_answer),
+    PlantedFault(
+        "a locked page before the flush", "adaptive", _locked_page_ahead_of_the_flush, "SB+locked"
+    ),
     PlantedFault("armed cleared before the answer", "adaptive", _armed_too_short, "SB+mfences"),
     PlantedFault("never armed", "adaptive", _never_armed),
     PlantedFault("no deadline", "adaptive", _no_deadline),

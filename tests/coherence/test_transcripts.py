@@ -315,6 +315,25 @@ def test_a_bus_lock_takes_every_copy_the_own_one_too() -> None:
     assert not stage.nodes[1].buffer.multiple
 
 
+def test_a_bus_lock_asks_for_its_page_right_behind_its_stores() -> None:
+    stage = many_writers()
+    stage.play(1, Fault(2, (run_of(7, 1, Access.WRITE),)))
+    stage.memories[1].poke(7, 0, 5)
+    stage.release(1)
+    assert stage.play(1, BusLock(2, (run_of(9, 1, Access.WRITE),))) == script(
+        """1: protect 7+1r
+        1: Flush to 0
+        1: Fetch to 0
+        0: Update to 2
+        0: Flushed to 1
+        0: protect 9+1-
+        0: Grant to 1
+        1: disarm
+        1: protect 9+1w
+        1: Resume 2"""
+    )
+
+
 def test_changes_of_mode_are_told_with_their_reason() -> None:
     stage = Stage(2, AlwaysMultiple())
     stage.play(1, Fault(2, (run_of(7, 1, Access.WRITE),)))
