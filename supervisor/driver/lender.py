@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from supervisor.arch import of_selector
-from supervisor.areas import Area, Kind
+from supervisor.areas import WRITE, Area, Kind
 from supervisor.cluster.processors import AS_IT_IS, Shown
 from supervisor.cluster.transport import Link
 from supervisor.coherence.messages import Access, Fault
@@ -67,6 +67,7 @@ LEAVE_S: Final = 2.0
 """How long home has to receive this host's last words."""
 
 NEAR_BYTES: Final = 32 << 10
+"""A thread block no further above the stack pointer is in the same stack."""
 STACK_PAGES: Final = 16
 """Never-touched ones that a thread gets with the top of its stack; then its faults are a stream."""
 
@@ -204,7 +205,7 @@ class Lender(Supervisor):
         low, block = registers.rsp - 8, registers.fs_base
         high = block + 8 if 0 < block - low < NEAR_BYTES else low + 16
         area = self.space.find(low)
-        if area is None or area.kind is not Kind.GUEST or not self.check(low, 8, Access.WRITE):
+        if area is None or area.kind is not Kind.GUEST or not area.protection & WRITE:
             return
         runs = runs_of(((low, min(high, area.end) - low, Access.WRITE),))
         fresh = min(runs[0].first - (area.start >> PAGE_SHIFT), STACK_PAGES)
@@ -217,7 +218,7 @@ class Lender(Supervisor):
         wanted = ((registers.rsp - 8, 16), (registers.fs_base, 8))
         yield Acquire(tuple(
             (address, length, Access.WRITE) for address, length in wanted
-            if self.check(address, length, Access.WRITE) and not self.is_joint(address, length)
+            if not self.is_joint(address, length) and self.check(address, length, Access.WRITE)
         ))  # fmt: skip
 
     def _go(self, thread: Thread) -> None:

@@ -84,6 +84,7 @@ THREADS = [
     Program("child_threads", threads=0),
     Program("untraced"),
     Program("new_tasks", threads=1),
+    Program("given_stacks", threads=3),
     Program("own_tables"),
     Program("short_threads", threads=2),
     Program("gives_up_user", threads=0),
