@@ -12,6 +12,7 @@ static int members, team_ms;
 static int begun;
 static uint64_t results[THREADS_MAX];
 static int processors[THREADS_MAX];
+static pthread_barrier_t team_gate;
 
 static void *short_one(void *index)
 {
@@ -27,9 +28,8 @@ static uint64_t churn(uint64_t value)
 }
 
 /* The same for each thread; as often as it takes to have used the time. */
-static void *compute(void *index)
+static void use_time(int mine)
 {
-	int mine = pointer_as_index(index);
 	int64_t until_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) + team_ms * 1000000LL;
 
 	do {
@@ -42,7 +42,18 @@ static void *compute(void *index)
 		}
 		results[mine] = value ^ (uint64_t)sum;
 	} while (clock_ns(CLOCK_THREAD_CPUTIME_ID) < until_ns);
+}
+
+/* Each looks where it is once all have computed: when one has ended, there is room for others. */
+static void *compute(void *index)
+{
+	int mine = pointer_as_index(index);
+
+	use_time(mine);
+	pthread_barrier_wait(&team_gate);
 	processors[mine] = sched_getcpu();
+	pthread_barrier_wait(&team_gate);
+	use_time(mine);
 	return NULL;
 }
 
@@ -57,6 +68,7 @@ int main(int argc, char **argv)
 		CHECK(pthread_join(thread, NULL) == 0);
 	}
 	CHECK(begun == SHORT);
+	CHECK(pthread_barrier_init(&team_gate, NULL, (unsigned)members) == 0);
 	run_threads(members, compute);
 	for (int i = 0; i < members; i++) {
 		CHECK(results[i] == results[0]);

@@ -33,7 +33,7 @@ from typing import Final, NamedTuple
 from supervisor.errors import AuthenticationFailed, DsmsupError, PeerError, UsageError
 from supervisor.units import HostId
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 """Changes with anything two hosts say to each other."""
 
 NONCE_BYTES: Final = 32

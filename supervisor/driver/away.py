@@ -204,6 +204,8 @@ class Away:
         home.placement.moved(thread.away, HOME, thread.task == home.pid)
         thread.away = HOME
         thread.spent = thread.spent.plus(message.used)
+        if message.gives_up:
+            home.trials.comes_home(thread)
         thread.entered = False
         home.set_context(thread, message.registers)
         steps = self._settle_at_home(thread, message.xstate)

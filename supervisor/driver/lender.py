@@ -256,6 +256,7 @@ class Lender(Supervisor):
         self.verbose(f"host {self.host}: thread {thread.tid} waits for pages all the time: "
                      "it goes on at home")
         self._stay_over(thread)
+        thread.gives_up = True
         if thread.stopped:
             self.leave(thread)
         else:
@@ -335,7 +336,9 @@ class Lender(Supervisor):
         except ptrace.TraceeGone:
             return
         used = thread.meter.read(self.pid, thread.task)
-        self.send(HOME, Departed(thread.tid, bytes(thread.registers), xstate, used))
+        self.send(HOME, Departed(
+            thread.tid, bytes(thread.registers), xstate, used, thread.gives_up
+        ))  # fmt: skip
         self.drop(thread)
 
     def on_group_stop(self, thread: Thread, detail: int) -> None:

@@ -97,6 +97,8 @@ class Departed(ControlMessage, frozen=True, array_like=True, tag="departed"):
     registers: bytes
     xstate: bytes
     used: Times
+    gives_up: bool = False
+    """It did little there but wait for pages."""
 
 
 class StayOver(ControlMessage, frozen=True, array_like=True, tag="stay"):

@@ -47,6 +47,7 @@ class Thread:
         "fault_key",
         "frame_mask",
         "frame_mask_at",
+        "gives_up",
         "later",
         "leaving",
         "limits",
@@ -138,6 +139,8 @@ class Thread:
         """Elsewhere: its kernel task at home is gone."""
         self.leaving = False
         """Elsewhere: goes home as soon as it can."""
+        self.gives_up = False
+        """Elsewhere: because it does little but wait for pages."""
         self.stopped = True
         """In a ptrace stop that has been taken note of."""
         self.waiting = False

@@ -7,7 +7,8 @@ thread for each small thing. So home keeps account of what the stays elsewhere h
 (processor time) and lost (their start, and half of what they waited for pages). While they
 have lost more, new threads begin at home, on trial: there they cost what they do natively.
 Who computes for long enough goes elsewhere then. One now and then begins there all the same,
-to see.
+to see. A thread that has come home because it waited for pages all the time is on
+trial too, and the oftener that happens, the longer.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ TRIAL_S: Final = 0.05
 """A thread on trial that has had a processor, or waited for one, for so long goes elsewhere;
 or for as long as has been lost, where that is more."""
 LOOK_S: Final = 0.05
+RETURN_S: Final = 1.0
+RETURN_FACTOR: Final = 4
+RETURN_S_MAX: Final = 64.0
+"""The same for a thread that has come home because it waited for pages; and so many times
+longer each time."""
 TRIES_APART: Final = 16
 TRIES_APART_MAX: Final = 256
 """After so many that began at home one begins elsewhere; after twice as many each time."""
@@ -48,7 +54,10 @@ class Trials:
         """That are over since nothing had been lost."""
         self._left = self._apart = TRIES_APART
         """How many are to begin at home before one begins elsewhere; and at first."""
-        self._on_trial: set[Thread] = set()
+        self._on_trial: dict[Thread, float] = {}
+        """And how much processor time, in seconds, it has to have wanted, at the least."""
+        self._returns: dict[Thread, float] = {}
+        """How long the trial is when it next comes home."""
         self._looks = False
 
     @property
@@ -69,20 +78,30 @@ class Trials:
     def place(self, thread: Thread) -> HostId:
         """Where a new thread begins."""
         placement = self._home.placement
-        host = placement.choose(thread.affinity)
+        host = self._choose(thread.affinity)
         if host == HOME or not self._wary or HOME not in placement.hosts_of(thread.affinity):
             return host
         self._left -= 1
         if not self._left:
             self._left = self._apart = min(2 * self._apart, TRIES_APART_MAX)
             return host
-        self._on_trial.add(thread)
-        if not self._looks:
-            self._look_soon()
+        self._begin(thread, TRIAL_S)
         return HOME
 
+    def comes_home(self, thread: Thread) -> None:
+        """A thread has given up its stay elsewhere: it is to compute before the next."""
+        trial_s = self._returns.get(thread, RETURN_S)
+        self._returns[thread] = min(trial_s * RETURN_FACTOR, RETURN_S_MAX)
+        self._begin(thread, wanted_by(self._home.pid, thread.task) / NS_PER_S + trial_s)
+
     def ended(self, thread: Thread) -> None:
-        self._on_trial.discard(thread)
+        self._on_trial.pop(thread, None)
+        self._returns.pop(thread, None)
+
+    def _begin(self, thread: Thread, needed_s: float) -> None:
+        self._on_trial[thread] = needed_s
+        if not self._looks:
+            self._look_soon()
 
     def _look_soon(self) -> None:
         self._looks = True
@@ -94,32 +113,38 @@ class Trials:
         self._looks = False
         if home.trials is not self:
             return  # the program has executed another
-        proven_ns = max(TRIAL_S, self._lost_s) * NS_PER_S
-        for thread in list(self._on_trial):
+        for thread, needed_s in list(self._on_trial.items()):
             if thread.away != HOME or thread.destination is not None:
-                self._on_trial.discard(thread)  # it has been moved for another reason
-            elif wanted_by(home.pid, thread.task) >= proven_ns:
+                del self._on_trial[thread]  # it has been moved for another reason
+            elif wanted_by(home.pid, thread.task) >= max(needed_s, self._lost_s) * NS_PER_S:
                 host = self._better(thread)
                 if host != HOME:
-                    self._on_trial.discard(thread)
+                    del self._on_trial[thread]
                     home.away.move(thread, host)
         if self._on_trial:
             self._look_soon()
 
     def _better(self, thread: Thread) -> HostId:
         """Where a thread that is at home would be placed if it were not yet anywhere."""
+        placement = self._home.placement
+        placement.ended(HOME)
+        try:
+            return self._choose(thread.affinity)
+        finally:
+            placement.started(HOME)
+
+    def _choose(self, affinity: int | None) -> HostId:
+        """As placement does, but with those that are about to move where they will be."""
         home = self._home
         placement = home.placement
         moving = [
             other.destination for other in home.by_tid.values()
             if other.away == HOME and other.destination is not None
         ]  # fmt: skip
-        placement.ended(HOME)
         for target in moving:
             placement.moved(HOME, target)
         try:
-            return placement.choose(thread.affinity)
+            return placement.choose(affinity)
         finally:
-            placement.started(HOME)
             for target in moving:
                 placement.moved(target, HOME)

@@ -10,7 +10,16 @@ import pytest
 
 from supervisor.driver import trials
 from supervisor.driver.placement import Placement
-from supervisor.driver.trials import LOST_S, START_S, STAYS, TRIAL_S, TRIES_APART, Trials
+from supervisor.driver.trials import (
+    LOST_S,
+    RETURN_FACTOR,
+    RETURN_S,
+    START_S,
+    STAYS,
+    TRIAL_S,
+    TRIES_APART,
+    Trials,
+)
 from supervisor.units import HOME, HostId
 
 ENOUGH = max(int(LOST_S / START_S) + 1, STAYS)
@@ -109,6 +118,28 @@ def test_who_computes_goes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(program.moved) == 1 and not program.due
 
 
+def test_one_that_came_home_goes_again_after_ever_longer_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = Program()
+    wanted_s = {"s": 7.0}  # before
+    monkeypatch.setattr(trials, "wanted_by", lambda process, task: wanted_s["s"] * 1e9)
+    thread = program.begin()
+    for trial_s in (RETURN_S, RETURN_S * RETURN_FACTOR):
+        assert thread.away == 1
+        program.home.placement.moved(HostId(1), HOME)
+        thread.away = HOME
+        program.trials.comes_home(thread)
+        wanted_s["s"] += trial_s * 0.9
+        program.look()
+        assert thread.destination is None
+        wanted_s["s"] += trial_s * 0.2
+        program.look()
+        assert thread.destination == 1
+        program.home.placement.moved(HOME, HostId(1))
+        thread.away, thread.destination = HostId(1), None
+
+
 def test_who_computes_stays_where_others_have_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
     program = Program()
     program.run_short_ones(ENOUGH)
@@ -128,6 +159,17 @@ def test_of_two_that_compute_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     program.look()
     assert len(program.moved) == 1 and program.moved[0][0] in team
     assert program.home.placement.threads == [2, 0]  # until it has gone
+
+
+def test_a_new_one_goes_by_where_others_are_about_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program()
+    program.run_short_ones(ENOUGH)
+    monkeypatch.setattr(trials, "wanted_by", lambda process, task: 10e9)
+    program.begin()
+    program.look()
+    assert len(program.moved) == 1
+    program.trials.stay_over(1.0)  # threads begin on all hosts
+    assert program.begin().away == HOME
 
 
 def test_a_long_stay_makes_up_for_short_ones() -> None:

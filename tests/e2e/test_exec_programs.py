@@ -51,7 +51,7 @@ def test_a_team_is_spread_after_threads_that_were_too_short(place: Place) -> Non
     """They begin at home by then, and those go elsewhere that compute."""
     stats = place.scratch / "stats.json"
     run = place.dsmsup(
-        "exec", "-v", "-n", "2", "--stats", stats, harness.BIN / "short_threads", "2", "1000"
+        "exec", "-v", "-n", "2", "--stats", stats, harness.BIN / "short_threads", "2", "500"
     )
     said = run.stderr.decode()
     assert run.status == 0, said
@@ -59,8 +59,8 @@ def test_a_team_is_spread_after_threads_that_were_too_short(place: Place) -> Non
     counted = harness.read_stats(stats, hosts=2, status=0, threads=2)
     assert counted["hosts"][0]["threads_started"] > counted["hosts"][1]["threads_started"]
     host_of = harness.host_of_processor(counted)
-    ended_on = [host_of[int(at)] for at in re.findall(r"team on (\d+)", said)]
-    assert sorted(ended_on) == [0, 1], said
+    ran_on = [host_of[int(at)] for at in re.findall(r"team on (\d+)", said)]
+    assert sorted(ran_on) == [0, 1], said
 
 
 def test_every_source_is_in_the_table() -> None:
