@@ -62,20 +62,44 @@ def _lower(_number: int, _frame: object) -> None:
 class _Given(NamedTuple):
     nice: int
     timer_slack_ns: int
+    policy: int
+    real_time_priority: int
 
 
 _given: _Given | None = None
 
 
 def restore() -> None:
-    """In a child that becomes the program: nice value and timer slack as dsmsup had them.
+    """In a child that becomes the program: policy, nice value, timer slack as dsmsup had them.
 
     The kernel gives the child of a real-time task others (sched(7), PR_SET_TIMERSLACK(2const)).
     """
-    if _given is not None:
+    if _given is None:
+        return
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _given.nice)
+    _libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(_given.timer_slack_ns), 0, 0, 0)
+    if _given.policy != os.SCHED_OTHER:
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, _given.nice)
-        _libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(_given.timer_slack_ns), 0, 0, 0)
+            os.sched_setscheduler(0, _given.policy, os.sched_param(_given.real_time_priority))
+
+
+def _look() -> _Given:
+    """What this process has been given."""
+    return _Given(
+        os.getpriority(os.PRIO_PROCESS, 0), _libc.prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0),
+        os.sched_getscheduler(0), os.sched_getparam(0).sched_priority,
+    )  # fmt: skip
+
+
+def _real_time_priorities() -> list[int]:
+    """What to try: above all that the program may have, or it could keep the supervisor waiting.
+
+    A thread of its own that has real-time priority and spins until another goes on.
+    """
+    allowed, _ = resource.getrlimit(resource.RLIMIT_RTPRIO)
+    highest = os.sched_get_priority_max(os.SCHED_RR)
+    return [highest] if not 0 < allowed < highest else [highest, allowed]
 
 
 def _may_be_urgent() -> bool:
@@ -91,13 +115,14 @@ def put_first(task: int = 0) -> str:
     """
     global _given
     if _given is None:
-        _given = _Given(
-            os.getpriority(os.PRIO_PROCESS, 0), _libc.prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0)
-        )
+        _given = _look()
     if _may_be_urgent():
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(task, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-            return "real-time"
+        for urgency in _real_time_priorities():
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(
+                    task, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(urgency)
+                )
+                return "real-time"
     # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
     attributes = struct.pack(
         "<IIQiIQQQ", 48, os.SCHED_OTHER, _SCHED_FLAG_RESET_ON_FORK, 0, 0, _SHORTEST_SLICE_NS, 0, 0

@@ -43,6 +43,44 @@ def test_program_has_the_nice_value_and_timer_slack_that_were_given(place: Place
     assert (run.status, run.stdout, run.stderr) == (0, native.stdout, b"")
 
 
+@pytest.mark.parametrize("given", [["-b", "0"], ["-i", "0"], ["-f", "10"]], ids=" ".join)
+def test_program_has_the_scheduling_policy_that_was_given(given: list[str], place: Place) -> None:
+    if given[0] == "-f":
+        as_root()
+    harness.need("chrt")
+    script = "import os; print(os.sched_getscheduler(0), os.sched_getparam(0), os.nice(0))"
+    argv = ["python3", "-c", script]
+    native = place.run(["chrt", *given, *argv])
+    run = place.run(["chrt", *given, *harness.dsmsup_command(), "exec", "-n", "2", *argv])
+    assert (run.status, run.stdout, run.stderr) == (0, native.stdout, b"")
+
+
+REAL_TIME = """
+import mmap, os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(3))
+shared = mmap.mmap(-1, 4096)
+child = os.fork()
+if child == 0:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
+    for _ in range(100_000_000):
+        if shared[0]:
+            os._exit(0)
+    os._exit(1)
+time.sleep(0.1)
+shared[0] = 1
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_real_time_process_that_spins_does_not_stop_the_supervisor(place: Place) -> None:
+    as_root()
+    run = place.run(
+        [*harness.dsmsup_command(), "exec", "-n", "2", "python3", "-c", REAL_TIME]
+    )
+    assert (run.status, run.stdout, run.stderr) == (0, b"0\n", b"")
+
+
 @pytest.mark.parametrize("limit", [1, 3, 5])
 def test_too_few_processes(limit: int, place: Place) -> None:
     """As a user without the right to exceed the limit, who may still read the checkout."""
