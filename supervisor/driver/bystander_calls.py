@@ -144,10 +144,15 @@ class BystanderCalls:
         if flags is not None and arguments[flags] & os.O_ACCMODE == os.O_RDONLY:
             contents = self.machine.contents(path) or self._of_process(task, path, others)
         descriptor, instead = -1, self.machine.elsewhere(path)
-        if contents is not None and flags is not None and handing.may_open_ours(task):
+        if contents is not None and flags is not None:
             descriptor = machine.in_memory(path, contents)
-            instead = f"/proc/{os.getpid()}/fd/{descriptor}"
-            arguments[flags] &= ~os.O_NOFOLLOW
+            way = handing.path_of(descriptor, task)
+            if way is None:
+                os.close(descriptor)
+                descriptor = -1
+            else:
+                instead = way
+                arguments[flags] &= ~os.O_NOFOLLOW
         if instead is None:
             return None
         text = os.fsencode(instead) + b"\0"

@@ -95,11 +95,14 @@ class Surroundings:
         flags = machine.FLAGS.get(row.name)
         if flags is not None and call.args[flags] & os.O_ACCMODE == os.O_RDONLY:
             contents = yield from self.contents(thread, path)
-            if contents is not None and handing.may_open_ours(thread.task):
+            if contents is not None:
                 descriptor = machine.in_memory(path, contents)
-                _rename(segment, f"/proc/{os.getpid()}/fd/{descriptor}")
-                call.args[flags] &= ~os.O_NOFOLLOW
-                return MemoryFile(descriptor, path)
+                way = handing.path_of(descriptor, thread.task)
+                if way is not None:
+                    _rename(segment, way)
+                    call.args[flags] &= ~os.O_NOFOLLOW
+                    return MemoryFile(descriptor, path)
+                os.close(descriptor)
         elsewhere = self.home.machine.elsewhere(path)
         if elsewhere is not None:
             _rename(segment, elsewhere)

@@ -39,6 +39,23 @@ def may_open_ours(task: int) -> bool:
     return all(int(words[name][3]) == own for name, own in wanted.items())
 
 
+def path_of(descriptor: int, task: int) -> str | None:
+    """By which path a task may open a descriptor of the supervisor; None where it may not.
+
+    One that has another /proc, of a PID namespace of its own, or none, does not find it.
+    """
+    if not may_open_ours(task):
+        return None
+    path = f"/proc/{os.getpid()}/fd/{descriptor}"
+    try:
+        found = os.stat(f"/proc/{task}/root{path}")
+    except PermissionError:
+        return path  # a task that shows nothing of itself, and finds what its parent does
+    except OSError:
+        return None
+    return path if os.path.samestat(found, os.fstat(descriptor)) else None
+
+
 def hand(
     pid: int, memory: int, at: int, call: Callable[..., int], descriptor: int, *,
     thread: bool = False,

@@ -7,7 +7,7 @@ import re
 
 import harness
 import pytest
-from harness import Place
+from harness import Place, as_root
 
 PROBE = """
 nproc
@@ -47,3 +47,37 @@ def test_each_host_is_a_package(place: Place, count: int) -> None:
     assert counts["PU"] == processors_of(place, count), found
     assert counts["NUMANode"] == 1
     assert "Group0" not in counts
+
+
+@pytest.mark.parametrize("shown", [["sh", "-c"], ["bash", "-c", '"$@"; true', "", "sh", "-c"]])
+@pytest.mark.parametrize(
+    ("mounted", "script"),
+    [
+        ("proc", "echo $$; cat /proc/self/stat | cut -d' ' -f1; wc -l < /proc/1/status"),
+        ("tmpfs", "echo a > /proc/cpuinfo; cat /proc/*"),
+        ("nothing", "cat /proc/self/stat || echo none"),
+    ],
+    ids=["its own", "files", "none"],
+)
+def test_another_proc(mounted: str, script: str, shown: list[str], place: Place) -> None:
+    """Of the program and of a child: what it finds there is not what dsmsup's /proc has."""
+    as_root()
+    mount = {
+        "proc": "mount -t proc proc /proc",
+        "tmpfs": "mount -t tmpfs none /proc",
+        "nothing": "mount -t tmpfs none /proc && mount -o remount,ro /proc",
+    }[mounted]
+    argv = ["unshare", "-mpf", *shown, f"{mount}; ({script}) 2> /dev/null"]
+    native = place.run(argv)
+    run = place.run([*harness.dsmsup_command(), "exec", "-n", "2", *argv])
+    assert (run.status, run.stdout, run.stderr) == (native.status, native.stdout, b"")
+    assert native.stdout
+
+
+def test_another_proc_of_the_program(place: Place) -> None:
+    as_root()
+    script = "mount -t tmpfs none /proc; echo a > /proc/cpuinfo; cat /proc/*; exec cat /proc/*"
+    run = place.run(
+        [*harness.dsmsup_command(), "exec", "-n", "2", "unshare", "-m", "sh", "-c", script]
+    )
+    assert (run.status, run.stdout, run.stderr) == (0, b"a\na\n", b"")
