@@ -54,6 +54,26 @@ run 30
 END
 """
 
+PROLOG = r"""
+cat > queues.pl <<'END'
+:- initialization(main).
+work(Queue, N) :-
+    forall(between(1, 100, K), (X is N * K, thread_send_message(Queue, X))),
+    thread_send_message(Queue, done).
+sum(_, 0, Sum, Sum) :- !.
+sum(Queue, Left, Before, Sum) :-
+    thread_get_message(Queue, Message),
+    (   Message == done -> Fewer is Left - 1, sum(Queue, Fewer, Before, Sum)
+    ;   After is Before + Message, sum(Queue, Left, After, Sum)
+    ).
+main :-
+    message_queue_create(Queue),
+    findall(T, (between(1, 4, N), thread_create(work(Queue, N), T)), Threads),
+    sum(Queue, 4, 0, Sum), maplist(thread_join, Threads, _), writeln(Sum),
+    concurrent_maplist([X, Y]>>(Y is X * X), [1, 2, 3, 4, 5], Squares), writeln(Squares), halt.
+END
+"""
+
 SCIENCE = [
     Row("samtools", "$RUN samtools sort -@ 4 --no-PG -O sam reads.sam", ALIGNED, threads=4),
     Row("bwa", "$RUN bwa mem -t 4 genome.fa reads.fq 2> log | grep -v ^@PG",
@@ -78,7 +98,10 @@ SCIENCE = [
     Row("r-base-core", "OMP_NUM_THREADS=4 $RUN R --vanilla -s -e 'library(parallel); a <- matrix("
         "1:40000 %% 7, 200); print(sum(a %*% a)); print(sum(unlist(mclapply(1:8, function(i) i^2,"
         " mc.cores = 4))))'"),
+    Row("swi-prolog-nox", "$RUN swipl queues.pl", PROLOG),
     Row("fd-find", "$RUN fdfind -j4 file repo | sort", REPOSITORY, threads=3),
     Row("fzf", "$RUN fzf -f 777 < text", text(300)),
+    Row("bubblewrap", "$RUN bwrap --ro-bind / / --unshare-pid --proc /proc sh -c 'ps ax | wc -l'",
+        "# needs ps"),
     Row("parallel", "$RUN parallel --will-cite -j4 -k echo {} ::: 1 2 3 4 5 6"),
 ]
