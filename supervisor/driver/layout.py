@@ -16,6 +16,7 @@ from supervisor.areas import EXEC, AddressSpace, Area, Kind
 from supervisor.coherence.messages import Access, Discarded
 from supervisor.driver.aliases import FileMappings
 from supervisor.driver.copies import Copies
+from supervisor.driver.memory_limits import STACK
 from supervisor.driver.messages import AreasChanged
 from supervisor.driver.turns import Turns
 from supervisor.tracee import control, inject
@@ -131,6 +132,10 @@ class Layout:
             home.untrapped.found("the program makes code at run time")
         home.decoder.forget()
         self.tell([(area.start, area.end)] if replaced else [], [area], [])
+
+    def grows(self, area: Area) -> bool:
+        """Is it part of one of MAP_GROWSDOWN, or of the main thread's stack?"""
+        return area.name == STACK or self.growing.find(area.start) is not None
 
     def grow(self, address: int) -> bool:
         """An access below a MAP_GROWSDOWN area: extend it (mm/mmap.c, expand_downwards)."""

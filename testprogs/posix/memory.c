@@ -87,6 +87,7 @@ static int refused(void *result, int error)
 static void arguments(void)
 {
 	int fd = temporary(PAGE), writes_only = open("/dev/null", O_WRONLY);
+	int reads_only = open("/proc/self/exe", O_RDONLY);
 	char *at = anonymous(3, PROT_READ, 0);
 	int private = MAP_PRIVATE | MAP_ANONYMOUS;
 
@@ -113,7 +114,19 @@ static void arguments(void)
 		mprotect(at + 1, PAGE, PROT_READ) == -1 && errno == EINVAL);
 	munmap(at + PAGE, PAGE);
 	PROMISE("mprotect over a hole is ENOMEM",
-		mprotect(at, 3 * PAGE, PROT_READ) == -1 && errno == ENOMEM);
+		mprotect(at, 3 * PAGE, PROT_READ | PROT_WRITE) == -1 && errno == ENOMEM);
+	catch_faults();
+	PROMISE("after it has changed what is before the hole", write_raises(at) == 0);
+	PROMISE("and nothing behind it", write_raises(at + 2 * PAGE) == SIGSEGV);
+	mprotect(at, PAGE, PROT_READ);
+	NEED(mmap(at + PAGE, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, reads_only, 0) == at + PAGE);
+	PROMISE("mprotect to write a file that is open to be read is EACCES",
+		mprotect(at, 3 * PAGE, PROT_READ | PROT_WRITE) == -1 && errno == EACCES);
+	PROMISE("after it has changed what is before the file", write_raises(at) == 0 &&
+		write_raises(at + 2 * PAGE) == SIGSEGV);
+	munmap(at + PAGE, PAGE);
+	PROMISE("mprotect downwards of what does not grow is EINVAL",
+		mprotect(at, PAGE, PROT_READ | PROT_GROWSDOWN) == -1 && errno == EINVAL);
 	PROMISE("msync over a hole is ENOMEM",
 		msync(at, 3 * PAGE, MS_SYNC) == -1 && errno == ENOMEM);
 	PROMISE("msync both ways is EINVAL",
@@ -124,6 +137,7 @@ static void arguments(void)
 	munmap(at, 3 * PAGE);
 	close(fd);
 	close(writes_only);
+	close(reads_only);
 }
 
 static void private_memory(void)

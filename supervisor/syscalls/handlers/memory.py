@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from supervisor.driver.messages import SpecialCall
     from supervisor.driver.thread import Thread
 
+PROT_GROWSDOWN: Final = 0x0100_0000
+PROT_GROWSUP: Final = 0x0200_0000
+
 Handler = Callable[["Home", "Thread", list[int], "SpecialCall | None"], Steps]
 
 
@@ -41,18 +44,32 @@ def munmap(home: Home, thread: Thread, args: list[int], _call: SpecialCall | Non
 
 
 def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | None) -> Steps:
+    """As the kernel, from the start on up to what cannot be changed (mm/mprotect.c)."""
     start, length, protection = args[0], round_up(args[1]), args[2]
-    if start & PAGE_MASK or protection & ~(PROT_MASK | 0x3000000):
+    grows = protection & (PROT_GROWSDOWN | PROT_GROWSUP)
+    if grows == PROT_GROWSDOWN | PROT_GROWSUP or start & PAGE_MASK:
         return -errno.EINVAL
-    protection &= PROT_MASK
-    end = start + length
     if length == 0:
         return 0
-    if home.layout.is_reserved(start, end) or not home.space.covers(start, end):
+    end = start + length
+    if protection & ~(PROT_MASK | PROT_GROWSDOWN | PROT_GROWSUP):
+        return -errno.EINVAL
+    protection &= PROT_MASK
+    if home.layout.is_reserved(start, end) or home.layout.is_full():
         return -errno.ENOMEM
-    if home.layout.is_full():
-        return -errno.ENOMEM
+    if grows:
+        found = home.space.overlapping(start, end)
+        if not found:
+            return -errno.ENOMEM
+        if grows == PROT_GROWSUP or not home.layout.grows(found[0]):
+            return -errno.EINVAL
+        start = found[0].start
     pieces = home.space.pieces(start, end)
+    failure = 0
+    mapped_end = _contiguous_end(pieces, start)
+    if mapped_end < end:
+        failure, end = -errno.ENOMEM, mapped_end
+        pieces = [piece for piece in pieces if piece.start < end]
     if protection & WRITE:
         becomes = sum(
             piece.end - piece.start for piece in pieces
@@ -66,25 +83,38 @@ def mprotect(home: Home, thread: Thread, args: list[int], _call: SpecialCall | N
     ):
         home.untrapped.found("the program makes code at run time")
     for piece in pieces:
+        result = 0
         if protection & WRITE and piece.kind is Kind.FILE:
-            return -errno.EACCES
-        if protection & WRITE and piece.kind is Kind.NATIVE:
+            result = -errno.EACCES
+        elif protection & WRITE and piece.kind is Kind.NATIVE:
             yield from _make_writable(home, piece)
         elif piece.kind in (Kind.NATIVE, Kind.JOINT):
             # The kernel knows with which rights the file is open.
             result = home.agent.run(
                 [(inject.SYS_MPROTECT, piece.start, piece.end - piece.start, protection)]
             )[0]
-            if result < 0:
-                return result
-    taken = any(piece.protection & ~protection for piece in pieces)
+        if result < 0:
+            failure, end = result, piece.start
+            break
+    if start == end:
+        return failure
+    taken = any(piece.protection & ~protection for piece in pieces if piece.start < end)
     changed = home.space.protect(start, end, protection)
     home.pager.apply(piece for piece in changed if piece.kind is not Kind.NATIVE)
     home.decoder.forget()
     home.layout.tell([], [], changed)
     if taken:
         yield from home.fences.drained()
-    return 0
+    return failure
+
+
+def _contiguous_end(pieces: list[Area], start: int) -> int:
+    """Where the first hole behind `start` begins."""
+    for piece in pieces:
+        if piece.start > start or piece.kind is Kind.RESERVED:
+            break
+        start = piece.end
+    return start
 
 
 def _make_writable(home: Home, piece: Area) -> Steps:
