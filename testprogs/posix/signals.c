@@ -57,6 +57,17 @@ static void actions(void)
 	PROMISE("get what was set", sigaction(SIGUSR1, NULL, &old) == 0 &&
 		old.sa_sigaction == notes && old.sa_flags & SA_SIGINFO &&
 		sigismember(&old.sa_mask, SIGUSR2));
+	action.sa_flags |= 0x400; /* SA_UNSUPPORTED */
+	sigfillset(&action.sa_mask);
+	PROMISE("flags that the kernel does not know are forgotten",
+		sigaction(SIGUSR1, &action, NULL) == 0 && sigaction(SIGUSR1, NULL, &old) == 0 &&
+		!(old.sa_flags & 0x400) && old.sa_flags & SA_SIGINFO);
+	PROMISE("so are SIGKILL and SIGSTOP in the mask", sigismember(&old.sa_mask, SIGUSR2) &&
+		!sigismember(&old.sa_mask, SIGKILL) && !sigismember(&old.sa_mask, SIGSTOP));
+	action.sa_flags = SA_SIGINFO;
+	sigemptyset(&action.sa_mask);
+	sigaddset(&action.sa_mask, SIGUSR2);
+	sigaction(SIGUSR1, &action, NULL);
 	PROMISE("SIGKILL is EINVAL", sigaction(SIGKILL, &action, NULL) == -1 && errno == EINVAL);
 	PROMISE("a bad number is EINVAL", sigaction(99, &action, NULL) == -1 && errno == EINVAL);
 	caught = 0;

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 SIGSET_SIZE: Final = 8
 SS_DISABLE: Final = 2
+SA_FLAGS: Final = 0xDC00_0807
+"""The flags of an action that the kernel knows; it forgets others (kernel/signal.c)."""
+NEVER_BLOCKED: Final = 1 << signal.SIGKILL - 1 | 1 << signal.SIGSTOP - 1
 
 
 def rt_sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | None) -> Steps:
@@ -53,6 +56,8 @@ def rt_sigaction(home: Home, thread: Thread, args: list[int], _: SpecialCall | N
 def act(home: Home, thread: Thread, number: int, action: bytes) -> Steps:
     """Put an action into force; 0 or a negative errno."""
     arch = thread.arch
+    handler, flags, restorer, mask = ACTION.unpack(action)
+    action = ACTION.pack(handler, flags & SA_FLAGS, restorer, mask & ~NEVER_BLOCKED)
     lease = home.scratch.lease()
     try:
         at = lease.allocate(arch.action.size)
