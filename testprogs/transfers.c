@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * process_vm_readv and process_vm_writev, on the program itself and on a child, and vmsplice:
- * from home and elsewhere.
+ * process_vm_readv and process_vm_writev, on the program itself and on a child, vmsplice, and
+ * sending and receiving several MiB in one call: from home and elsewhere.
  */
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
@@ -56,6 +58,65 @@ static void splice_memory(void)
 	CHECK(close(ends[0]) == 0 && close(ends[1]) == 0 && close(null) == 0);
 }
 
+static void receive_all(void)
+{
+	size_t length = 5 << 20;
+	char *received = malloc(length), *sent = calloc(1, length);
+	struct iovec negative = range(received, (size_t)-1);
+	int ends[2], status;
+	pid_t child;
+
+	CHECK(received && sent && socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+	for (size_t i = 0; i < length; i++)
+		sent[i] = (char)(i * 31 >> 3);
+	child = fork();
+	CHECK(child >= 0);
+	if (child == 0)
+		_exit(write(ends[1], sent, length) != (ssize_t)length);
+	CHECK(recv(ends[0], received, length, MSG_WAITALL) == (ssize_t)length);
+	CHECK(memcmp(received, sent, length) == 0);
+	CHECK(waitpid(child, &status, 0) == child && status == 0);
+	CHECK(readv(ends[0], &negative, 1) == -1 && errno == EINVAL);
+	CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
+	free(received);
+	free(sent);
+}
+
+/* A write that waits is not ended by a signal that is ignored: of a child that ends meanwhile. */
+static void write_all(void)
+{
+	size_t length = 1 << 20, left = length;
+	char *sent = calloc(1, length);
+	int ends[2], held = 0, status;
+	pid_t idle = fork(), reader;
+
+	if (idle == 0)
+		for (;;)
+			pause();
+	CHECK(sent && idle > 0 && pipe(ends) == 0);
+	reader = fork();
+	CHECK(reader >= 0);
+	if (reader == 0) {
+		while (ioctl(ends[0], FIONREAD, &held) == 0 && held < 65536)
+			usleep(1000);
+		kill(idle, SIGKILL);
+		usleep(20000); /* it is the writer's child */
+		while (left > 0) {
+			ssize_t got = read(ends[0], sent, length);
+
+			if (got <= 0)
+				_exit(1);
+			left -= (size_t)got;
+		}
+		_exit(0);
+	}
+	CHECK(write(ends[1], sent, length) == (ssize_t)length);
+	CHECK(waitpid(reader, &status, 0) == reader && status == 0);
+	CHECK(waitpid(idle, &status, 0) == idle && WIFSIGNALED(status));
+	CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
+	free(sent);
+}
+
 static void check_process(pid_t pid)
 {
 	struct iovec here[2] = { range(copy, 5), range(copy + 5, BYTES - 5) };
@@ -85,6 +146,8 @@ static void *body(void *unused)
 	(void)unused;
 	memset(memory, 'm', BYTES);
 	splice_memory();
+	receive_all();
+	write_all();
 	check_process(getpid());
 	child = fork();
 	CHECK(child >= 0);

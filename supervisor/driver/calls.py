@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+import stat
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.arch import Arch
 from supervisor.arch.base import NO_CALL
@@ -38,6 +39,7 @@ from supervisor.driver.restarts import (
 from supervisor.driver.written_files import TARGETS, written
 from supervisor.syscalls import handlers
 from supervisor.syscalls.marshal import Call, Result, collect, gather, goes_on, place, scatter
+from supervisor.syscalls.rows_network import wants_all
 from supervisor.syscalls.spec import Row, Where
 from supervisor.syscalls.table import TABLES, is_plain
 from supervisor.tracee import control, ptrace
@@ -46,6 +48,10 @@ from supervisor.units import HOME
 if TYPE_CHECKING:
     from supervisor.driver.home import Home
     from supervisor.driver.thread import Thread
+
+
+WHOLE: Final = ("write", "sendto", "recvfrom", "writev")
+"""Transfers that the kernel makes in full, the last with several lengths."""
 
 
 def native_at_home(hosts: int) -> dict[Arch, frozenset[int]]:
@@ -77,6 +83,8 @@ class Calls:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self.idle_signals = 0
+        """How many came that do nothing: those of a traced process are not ignored."""
 
     def on_call(self, thread: Thread) -> None:
         """A thread that is here has stopped at a call."""
@@ -153,10 +161,14 @@ class Calls:
             return thread.registers
         return self._home.registers_of(call.registers)
 
-    def run_marshalled(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:
-        """Gather at home, run on the thread's task, scatter at home."""
+    def run_marshalled(
+        self, thread: Thread, row: Row, arguments: list[int], done: int = 0
+    ) -> Steps:
+        """Gather at home, run on the thread's task, scatter at home.
+
+        `done` bytes of a transfer have been made before.
+        """
         home = self._home
-        done = 0
         while True:
             call = yield from gather(row, arguments, home, done)
             if isinstance(call, int):
@@ -168,7 +180,7 @@ class Calls:
             if value < 0:
                 return done or value
             done += value
-            if not goes_on(call, value):
+            if not goes_on(call, value, result.cut_short):
                 return done
 
     def run(self, thread: Thread, row: Row, call: Call) -> Steps:
@@ -199,6 +211,7 @@ class Calls:
         wait = Wait(home, thread, row, call) if row.blocks else None
         try:
             final = place(call, lease)
+            idle_signals = self.idle_signals
             while True:
                 value = yield Native(call.nr, final)
                 if wait is not None and wait.goes_on(value, final, lease):
@@ -229,7 +242,50 @@ class Calls:
             result = wait.end(result)
         if masked:
             temporary_masks.call_ended(thread, result.ret)
+        if 0 < result.ret < call.whole:
+            result.cut_short = self._is_cut_short(thread, call.args[0], idle_signals)
         return (yield from home.processor_time.amend(thread, row, call, result))
+
+    def completes(self, thread: Thread) -> bool:
+        """Begin to make the rest of a transfer that was let run, if a signal that does nothing,
+        which the thread has stopped by, has cut it short."""
+        home = self._home
+        registers = ptrace.get_registers(thread.task)
+        row = TABLES[thread.arch].rows.get(registers.orig_rax)
+        done = thread.arch.result_of(registers.rax)
+        if row is None or row.name not in WHOLE or done <= 0:
+            return False
+        arguments = thread.arch.arguments_of(registers)
+        if row.name != "writev" and done >= arguments[2]:
+            return False
+        if row.name == "recvfrom" and not wants_all(arguments):
+            return False
+        if not self._is_cut_short(thread, arguments[0], self.idle_signals - 1):
+            return False
+        thread.registers = registers
+        thread.entered = True
+        home.operations.begin(
+            row.name, thread, self.run_marshalled(thread, row, arguments, done),
+            lambda value: self._finish(thread, value),
+        )  # fmt: skip
+        return True
+
+    def _is_cut_short(self, thread: Thread, descriptor: int, idle_signals: int) -> bool:
+        """Has a transfer ended early for a signal that does nothing, and for no other?
+
+        Nobody else's process would have been woken by it. It is still pending, or has come,
+        perhaps to another thread (`idle_signals` had come before).
+        """
+        pending = signals.deliverable(thread.task)
+        if thread.pending_signals or not all(map(thread.actions.does_nothing, pending)):
+            return False
+        if not pending and self.idle_signals == idle_signals:
+            return False
+        try:
+            mode = os.stat(f"/proc/{thread.task}/fd/{descriptor}").st_mode
+        except OSError:
+            return False
+        return not stat.S_ISREG(mode) and not stat.S_ISBLK(mode)
 
     def _finish(self, thread: Thread, value: Any) -> None:
         """Give a thread that is here its result and let it go on.
@@ -326,9 +382,11 @@ class Calls:
             or signals.drops(thread, number)
             or home.processor_timers.discards(thread)
         ):
+            self.idle_signals += 1
             thread.cont()
             return
         if not thread.actions.runs_handler(number):
+            self.idle_signals += thread.actions.does_nothing(number)
             thread.cont(number)  # the kernel stops, ends or restarts as it must
             return
         thread.resumes = None

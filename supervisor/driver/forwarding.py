@@ -120,7 +120,7 @@ class Forwarding:
             if value < 0:
                 return done or value
             done += value
-            if not goes_on(call, value):
+            if not goes_on(call, value, result.cut_short):
                 return done
 
     def _set_thread_area(self, thread: Thread, row: Row, arguments: list[int]) -> Steps:

@@ -47,6 +47,7 @@ SA_NODEFER: Final = 0x40000000
 SA_RESETHAND: Final = 0x80000000
 SIG_DFL: Final = 0
 SIG_IGN: Final = 1
+IGNORED_BY_DEFAULT: Final = (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH)
 
 ACTION: Final = struct.Struct("<QQQQ")
 """struct kernel_sigaction as it is kept here, that of x86-64: handler, flags, restorer, mask."""
@@ -67,6 +68,20 @@ def forced_pending(task: int) -> bool:
     except (OSError, ProcessLookupError):
         pass  # it is gone
     return False
+
+
+def deliverable(task: int) -> list[int]:
+    """The signals that a stopped task will find pending, and not blocked, when it goes on."""
+    masks = {"SigPnd:": 0, "ShdPnd:": 0, "SigBlk:": 0}
+    try:
+        with open(f"/proc/{task}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line[:7] in masks:
+                    masks[line[:7]] = int(line[7:], 16)
+    except (OSError, ProcessLookupError):
+        return []  # it is gone
+    found = (masks["SigPnd:"] | masks["ShdPnd:"]) & ~masks["SigBlk:"]
+    return [number for number in range(1, 65) if found >> number - 1 & 1]
 
 
 class Actions:
@@ -114,6 +129,11 @@ class Actions:
 
     def ignored(self, number: int) -> bool:
         return bool(ACTION.unpack(self.get(number))[0] == SIG_IGN)
+
+    def does_nothing(self, number: int) -> bool:
+        """Would it not even wake a task that nobody traces?"""
+        handler: int = ACTION.unpack(self.get(number))[0]
+        return handler == SIG_IGN or (handler == SIG_DFL and number in IGNORED_BY_DEFAULT)
 
     def flags(self, number: int) -> int:
         return int(ACTION.unpack(self.get(number))[1])
@@ -173,6 +193,10 @@ def arrived(home: Home, thread: Thread, number: int) -> None:
         thread.cont()
         return
     if not thread.actions.runs_handler(number):
+        if thread.actions.does_nothing(number):
+            home.calls.idle_signals += 1
+            if home.hosts == 1 and home.calls.completes(thread):
+                return
         thread.cont(number)
         return
     thread.resumes = None

@@ -44,6 +44,7 @@ class Build:
 
     __slots__ = (
         "arch", "args", "done", "guest", "left", "pending", "pointers", "segments", "values",
+        "whole",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class Build:
         self.guest = guest
         self.done = done
         self.left = 0
+        self.whole = 0
         self.values = values
         self.pointers: list[tuple[int, int]] = []
         self.segments: list[Segment] = []

@@ -91,6 +91,8 @@ class Call(msgspec.Struct, array_like=True):
     """Bytes of a transfer that is cut short because it is long."""
     word: int = 8
     """Bytes of a pointer in the segments."""
+    whole: int = 0
+    """Bytes of a transfer that the kernel makes in full, but for errors and signals."""
     addresses: list[int] = []
     """Home only: where `place` put each segment."""
 
@@ -102,3 +104,5 @@ class Result(msgspec.Struct, array_like=True):
     """Return value or negative errno."""
     outs: list[tuple[int, int, bytes]] = []
     """(segment, offset, bytes) that are to be written there."""
+    cut_short: bool = False
+    """A signal that does nothing has interrupted it, which it would not have natively."""

@@ -86,7 +86,12 @@ def buffer_step(index: int, kind: Buffer) -> Step:
             return
         length = length_of(build.args)
         most = min(limit, build.arch.buffer_max) if clamp else limit
-        if length > most:
+        if kind.goes_on is not None and counter is not None and kind.goes_on(build.args):
+            address += build.done
+            total = min(length, RW_MAX) - build.done
+            build.values[counter.position] = build.whole = length = min(total, most)
+            build.left = total - length
+        elif length > most:
             if not clamp or counter is None:
                 build.values[index] = bad(address)
                 return
@@ -145,6 +150,7 @@ def data_step(index: int, kind: Data) -> Step:
                 build.values[index] = bad(address)
                 return
         build.values[counter] = length
+        build.whole = 0 if kind.out else length
         if done and position is not None:
             build.move_position(position)
         segment = Segment(b"", length, rule, 1, 0, 0, address)

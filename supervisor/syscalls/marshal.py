@@ -122,7 +122,8 @@ def gather(
     except BadAddress:
         return -EFAULT
     return Call(
-        number, values, build.pointers, build.segments, build.left, arch.buffer_max, arch.word
+        number, values, build.pointers, build.segments, build.left, arch.buffer_max, arch.word,
+        build.whole,
     )
 
 
@@ -321,11 +322,13 @@ def _first(parts: tuple[tuple[int, int], ...], length: int) -> Iterable[tuple[in
         length -= n
 
 
-def goes_on(call: Call, value: int, regular: bool = True) -> bool:
+def goes_on(call: Call, value: int, cut_short: bool = False) -> bool:
     """Whether a long transfer continues after a call that transferred `value` bytes.
 
     It does if this piece was transferred in full. A read of that many bytes in full is
-    one of a regular file, in practice: pipes and sockets hold less. With `regular`
-    false it does not go on, which is a short transfer as such files may make.
+    one of a regular file, in practice: pipes and sockets hold less. It does too if the
+    piece was `cut_short`, and would not have been natively.
     """
-    return call.left > 0 and regular and value == call.piece
+    if cut_short and 0 < value < call.whole:
+        return True
+    return call.left > 0 and value == call.piece

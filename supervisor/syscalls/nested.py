@@ -91,7 +91,10 @@ def cut(build: Build, raw: bytes, out: bool, done: int, whole: bool) -> Pieces:
     code, limit = build.arch.pointer.format[-1], build.arch.buffer_max
     words = list(struct.unpack(f"<{len(raw) // size}{code}", raw))
     lengths = words[1::2]
-    if any(b + n > USER_TOP for b, n in zip(words[::2], lengths, strict=True) if n):
+    negative = 8 * size - 1
+    if any(
+        n >> negative or b + n > USER_TOP for b, n in zip(words[::2], lengths, strict=True) if n
+    ):
         # The kernel looks at all elements before it transfers any, and objects.
         literals = [(2 * size * i, bad(b)) for i, b in enumerate(words[::2])]
         return Pieces(raw, [], literals, [], 0)
@@ -158,6 +161,7 @@ def vector_step(index: int, kind: Vector) -> Callable[[Build], Steps]:
             return
         pieces = cut(build, raw, kind.out, build.done, whole=False)
         build.left = pieces.left
+        build.whole = 0 if kind.out else sum(length for _, length in pieces.parts)
         if build.done and kind.position is not None:
             build.move_position(kind.position)
         build.point(index, (yield from add_pieces(build, pieces, kind.out)))

@@ -35,6 +35,8 @@ SOCKADDR_MAX: Final = 128
 OPTION_MAX: Final = 1 << 20
 TIMESPEC: Final = TimeSize(16, 8)
 
+_MSG_PEEK: Final = 0x2
+_MSG_WAITALL: Final = 0x100
 _SOL_SOCKET: Final = 1
 _SO_ATTACH_FILTER: Final = 26
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
@@ -81,6 +83,11 @@ def _getsockopt(args: Args) -> Row:
     return _GET.get((args[1] & 0xFFFFFFFF, args[2] & 0xFFFFFFFF), _GET_PLAIN)
 
 
+def wants_all(args: Args) -> bool:
+    """Does a recvfrom wait until its buffer is full?"""
+    return args[3] & (_MSG_WAITALL | _MSG_PEEK) == _MSG_WAITALL
+
+
 ROWS: Final = (
     home("socket", V, V, V),
     home("socketpair", V, V, V, Out(8)),
@@ -94,7 +101,8 @@ ROWS: Final = (
     home("shutdown", FD, V),
     home("sendto", FD, Data(2, out=False, whole=True), V, V,
          In(int_arg(5), limit=SOCKADDR_MAX), V, blocks=True),
-    home("recvfrom", FD, Out(Arg(2), RETURNED, limit=BUFFER_MAX, clamp=True), V, V,
+    home("recvfrom", FD,
+         Out(Arg(2), RETURNED, limit=BUFFER_MAX, clamp=True, goes_on=wants_all), V, V,
          _address_out(5), V, blocks=True),
     home("sendmsg", FD, Message(out=False), V, blocks=True),
     home("recvmsg", FD, Message(out=True), V, blocks=True),

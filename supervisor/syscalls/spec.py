@@ -187,6 +187,9 @@ class Buffer(Kind):
     """The kernel may stop before `length`: what is mapped of it will do."""
     optional: bool = False
     """The kernel does not mind if what it writes cannot be written."""
+    goes_on: Callable[[Args], bool] | None = None
+    """Beyond `limit`, with `clamp`: whether for these arguments the rest follows in further
+    calls, as for Data."""
 
 
 def In(length: Length, **more: object) -> Buffer:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -198,11 +200,34 @@ def test_transfers_over_a_buffer_go_in_pieces(tmp_path: Path, vector: bool) -> N
     os.close(fd)
 
 
+def test_receiving_all_goes_in_pieces() -> None:
+    """MSG_WAITALL of more than 64 MiB; without it one piece is what has come."""
+    size = BUFFER_MAX + PIECE + 123
+    machine = Marshalled(pages=2 * (size // PAGE_SIZE + 3) + 8)
+    text = os.urandom(1 << 20) * (size // (1 << 20) + 1)
+    here, there = socket.socketpair()
+    writer = threading.Thread(target=there.sendall, args=(text[:size],))
+    writer.start()
+    room = machine.room(size, 0)
+    assert machine.call("recvfrom", here.fileno(), room, size, socket.MSG_WAITALL, 0, 0) == size
+    assert machine.calls == 2
+    assert machine.get(room, size) == text[:size]
+    writer.join()
+    there.send(b"some")
+    assert machine.call("recvfrom", here.fileno(), room, size, 0, 0, 0) == 4
+    here.close()
+    there.close()
+
+
 def test_going_on() -> None:
     assert not goes_on(Call(0, []), BUFFER_MAX)
     assert goes_on(Call(0, [], left=1, piece=BUFFER_MAX), BUFFER_MAX)
     assert not goes_on(Call(0, [], left=1, piece=BUFFER_MAX), BUFFER_MAX - 1)
-    assert not goes_on(Call(0, [], left=1, piece=BUFFER_MAX), BUFFER_MAX, regular=False)
+    assert goes_on(Call(0, [], whole=100), 99, cut_short=True)
+    assert not goes_on(Call(0, [], whole=100), 99)
+    assert not goes_on(Call(0, [], whole=100), 100, cut_short=True)
+    assert not goes_on(Call(0, [], whole=100), 0, cut_short=True)
+    assert not goes_on(Call(0, []), 99, cut_short=True)
 
 
 def test_nothing_travels_for_what_the_kernel_only_writes(marshalled: Marshalled) -> None:
