@@ -133,7 +133,7 @@ class Away:
             self._home.send(thread.away, BringHome(thread.tid))
         elif thread.operation is None:  # else at the end of its call
             with contextlib.suppress(ptrace.TraceeGone):
-                ptrace.interrupt(thread.task)
+                thread.interrupt()
 
     def depart(self, thread: Thread) -> None:
         """Send a thread that has stopped here to where it is to go."""

@@ -271,7 +271,7 @@ class Calls:
         return True
 
     def _is_cut_short(self, thread: Thread, descriptor: int, idle_signals: int) -> bool:
-        """Has a transfer ended early for a signal that does nothing, and for no other?
+        """Has a transfer ended early for a signal that does nothing, or a stop that we want?
 
         Nobody else's process would have been woken by it. It is still pending, or has come,
         perhaps to another thread (`idle_signals` had come before).
@@ -279,7 +279,7 @@ class Calls:
         pending = signals.deliverable(thread.task)
         if thread.pending_signals or not all(map(thread.actions.does_nothing, pending)):
             return False
-        if not pending and self.idle_signals == idle_signals:
+        if not pending and self.idle_signals == idle_signals and not thread.interrupted:
             return False
         try:
             mode = os.stat(f"/proc/{thread.task}/fd/{descriptor}").st_mode

@@ -59,12 +59,12 @@ class Checks:
         if stops.has(thread.task):
             return  # it has stopped, for reasons of its own
         try:
-            ptrace.interrupt(thread.task)
+            thread.interrupt()
             stop = stops.next_of(thread.task)
             if stop.kind is not StopKind.GROUP_STOP:
                 stops.put(stop)  # the interrupt's own stop follows, and is let go
                 return
-            thread.stopped = True
+            thread.stopped, thread.interrupted = True, False
             ptrace.get_registers(thread.task, thread.registers)
             if not self.catch(thread):
                 self._supervisor.resume(thread)

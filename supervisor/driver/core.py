@@ -322,6 +322,8 @@ class Supervisor:
             elif kind is StopKind.EVENT:
                 self.on_event(thread, stop.detail)
             elif kind is StopKind.GROUP_STOP:
+                if stop.detail == signal.SIGTRAP:
+                    thread.interrupted = False
                 self.on_group_stop(thread, stop.detail)
             else:
                 self.on_thread_exit(thread, stop)

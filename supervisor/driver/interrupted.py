@@ -3,7 +3,8 @@
 
 The kernel does not even wake a thread for a signal that its process ignores, unless the
 thread is traced: then the tracer is to see it, and the call ends, with a code to begin
-again or with EINTR for good (signal(7) lists which). Here the call begins again as a
+again or with EINTR for good (signal(7) lists which). So it does when the tracer itself has
+asked for a stop. Here the call begins again as a
 whole, with other scratch memory, so its timeout is cut to what is left of it. That of a socket
 (SO_RCVTIMEO) cannot be: its call is interrupted once more at the end of it.
 """
@@ -129,7 +130,7 @@ class Wait:
             return Result(-errno.EAGAIN, result.outs)
         if thread.at_gadget:
             return result
-        if value == -errno.EINTR and self._ends() and _is_interrupted(thread):
+        if value == -errno.EINTR and self._ends() and (thread.interrupted or _signalled(thread)):
             result = Result(ERESTARTNOHAND, result.outs)
         elif value != ERESTART_RESTARTBLOCK:
             return result
@@ -192,7 +193,7 @@ class Wait:
             segment.data = self._row.timespec.pack(*divmod(left_ns, NS_PER_S))
 
 
-def _is_interrupted(thread: Thread) -> bool:
+def _signalled(thread: Thread) -> bool:
     """Does a signal await a task? Of those that a stop or nothing else has, EINTR is right."""
     masks: dict[str, int] = {}
     try:

@@ -34,7 +34,7 @@ class Standstill:
             if thread.paging and waits_for_page(thread.task):
                 continue
             with contextlib.suppress(ptrace.TraceeGone):
-                ptrace.interrupt(thread.task)
+                thread.interrupt()
                 # It goes on later as from any.
                 self._stops.put(self._stops.next_of(thread.task))
 

@@ -48,6 +48,7 @@ class Thread:
         "frame_mask",
         "frame_mask_at",
         "gives_up",
+        "interrupted",
         "later",
         "leaving",
         "limits",
@@ -143,6 +144,8 @@ class Thread:
         """Elsewhere: because it does little but wait for pages."""
         self.stopped = True
         """In a ptrace stop that has been taken note of."""
+        self.interrupted = False
+        """A stop has been asked for that has not come yet: a call is EINTR meanwhile."""
         self.waiting = False
         """Stopped at a fault, until its pages are there."""
         self.account = Account()
@@ -201,6 +204,11 @@ class Thread:
         later, self.later = self.later, None
         if later is not None:
             later()
+
+    def interrupt(self) -> None:
+        """Have it stop; another stop may come first."""
+        self.interrupted = True
+        ptrace.interrupt(self.task)
 
     def listen(self) -> None:
         """Stay in a group stop (job control) until SIGCONT."""
