@@ -67,6 +67,7 @@ def _computing(bench: Bench, name: str, size: tuple[str, ...], threads: int) -> 
         "threads": threads,
         "native_s": figure(taken_s["native"]),
         "over_native": over(taken_s["dsmsup"], taken_s["native"]),
+        "least_over_native": min(taken_s["dsmsup"]) / min(taken_s["native"]),
     }
 
 

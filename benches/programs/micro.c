@@ -41,7 +41,7 @@ static int by_value(const void *a, const void *b)
 static void report(void)
 {
 	qsort(batch_ns, batches, sizeof *batch_ns, by_value);
-	printf("%.1f %.1f %.1f\n", batch_ns[batches / 2], batch_ns[0], batch_ns[batches - 1]);
+	printf("%.3f %.3f %.3f\n", batch_ns[batches / 2], batch_ns[0], batch_ns[batches - 1]);
 }
 
 /* What one thread does alone: `step` COUNT times in each batch. */
