@@ -141,11 +141,6 @@ class Node:
             and not self.requests.asked_for(page)
         )
 
-    def has_lost(self, page: int) -> bool:
-        """Whether this host has had the page and has it no more: another wanted it."""
-        pages = self.pages
-        return pages.access.get(page) == Access.NONE and pages.touched.get(page) != 0
-
     @property
     def drained(self) -> bool:
         """Whether a `Serialize` would end at once: all stores made here are visible to all."""

@@ -3,8 +3,7 @@
 
 A thread that computes for less than half of the time that it waits for pages
 would be done sooner where its pages are. It goes on at home, where most of them
-are, or at least one wait fewer is between it and them. Pages that come back again and again,
-because threads of several hosts want them, say so sooner than new ones do.
+are, or at least one wait fewer is between it and them.
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ FAULTS: Final = 1000
 WAITED_S: Final = 1.0
 """A judgement is made from so many faults, or so much time that they took: 400 MiB, read
 in one go, are no reason to go home."""
-LOST_WAITED_S: Final = 0.15
-"""Or for pages that its host had had before."""
 WITHIN_S: Final = 5.0
 """More time than this for so many, and it does not matter where the thread is."""
 
@@ -27,10 +24,7 @@ WITHIN_S: Final = 5.0
 class Account:
     """One thread's faults since the last judgement."""
 
-    __slots__ = (
-        "_all_waited_s", "_asked_s", "_began_s", "_faults", "_lost", "_lost_waited_s", "_used_s",
-        "_waited_s",
-    )  # fmt: skip
+    __slots__ = ("_all_waited_s", "_asked_s", "_began_s", "_faults", "_used_s", "_waited_s")
 
     def __init__(self) -> None:
         self._began_s = 0.0
@@ -40,13 +34,10 @@ class Account:
         self._all_waited_s = 0.0
         """Since its stay began."""
         self._faults = 0
-        self._lost = False
-        self._lost_waited_s = 0.0
 
-    def asks(self, lost: bool = False) -> None:
-        """The thread begins to wait for a page; `lost`: one that its host has had before."""
+    def asks(self) -> None:
+        """The thread begins to wait for a page."""
         self._asked_s = time.monotonic()
-        self._lost = lost
 
     def thrashes(self, process: int, task: int) -> bool:
         """It has its page, if it was one that it waited for. True when it has been judged
@@ -59,14 +50,7 @@ class Account:
         self._all_waited_s += waited_s
         self._asked_s = 0.0
         self._faults += 1
-        if self._lost:
-            self._lost_waited_s += waited_s
-        if (
-            self._began_s
-            and self._faults < FAULTS
-            and self._waited_s < WAITED_S
-            and self._lost_waited_s < LOST_WAITED_S
-        ):
+        if self._began_s and self._faults < FAULTS and self._waited_s < WAITED_S:
             return False
         used_s = used_by(process, task) / NS_PER_S
         thrashes = (
@@ -75,7 +59,6 @@ class Account:
             and used_s - self._used_s < self._waited_s / 2
         )
         self._began_s, self._used_s, self._waited_s, self._faults = now, used_s, 0.0, 0
-        self._lost_waited_s = 0.0
         return thrashes
 
     def gained_ns(self, process: int, task: int) -> int:

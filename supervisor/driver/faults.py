@@ -103,7 +103,7 @@ class Faults:
             runs = (Run(page, 1, self.wish(page, access, area)),)
         thread.waiting = True
         thread.fault_address = address
-        thread.account.asks(supervisor.node.has_lost(address >> PAGE_SHIFT))
+        thread.account.asks()
         thread.locked = locked
         if locked:
             supervisor.step(BusLock(thread.requester, runs))

@@ -73,7 +73,7 @@ def _begin(
     thread.lost = thread.lost + 1 if thread.fault_address >> PAGE_SHIFT == page else 0
     thread.fault_address = address
     thread.paging = True
-    thread.account.asks(supervisor.node.has_lost(page))
+    thread.account.asks()
     thread.locked = locked
     if thread.lost >= LOST_MAX or (locked and supervisor.node.armed):
         supervisor.holds.end(thread.requester)

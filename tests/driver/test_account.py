@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor.driver import account
-from supervisor.driver.account import FAULTS, LOST_WAITED_S, Account
+from supervisor.driver.account import FAULTS, Account
 
 
 class Thread:
@@ -18,8 +18,8 @@ class Thread:
         patch.setattr(account.time, "monotonic", lambda: self.now)
         patch.setattr(account, "used_by", lambda process, task: int(self.used * 1e9))
 
-    def faults(self, waits_s: float, computes_s: float, lost: bool = False) -> bool:
-        self.account.asks(lost)
+    def faults(self, waits_s: float, computes_s: float) -> bool:
+        self.account.asks()
         self.now += waits_s
         thrashes = self.account.thrashes(1, 1)
         self.now += computes_s
@@ -39,15 +39,6 @@ def test_a_thread_that_waits_goes(
     thread = Thread(monkeypatch)
     seen = [thread.faults(waits_s, waits_s / 4) for _ in range(faults)]
     assert sum(seen) == 1
-
-
-def test_pages_that_come_back_say_so_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    thread = Thread(monkeypatch)
-    faults = int(LOST_WAITED_S / 1e-3) + 2
-    assert not any(thread.faults(1e-3, 2e-4) for _ in range(faults))
-    seen = [thread.faults(1e-3, 2e-4, lost=True) for _ in range(faults)]
-    assert sum(seen) == 1
-    assert not any(thread.faults(1e-3, 6e-4, lost=True) for _ in range(faults))
 
 
 def test_what_is_no_wait_for_a_page_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
