@@ -111,7 +111,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def median_us(stdout: str, least: bool = False) -> float:
+def batch_us(stdout: str, least: bool = False) -> float:
     """The first of the nanoseconds that the C programs print, or the least."""
     return float(stdout.split()[least]) / 1000
 
@@ -121,8 +121,8 @@ def _one(bench: Bench, row: Row) -> dict[str, Any]:
     arguments = [row.operation, str(bench.count(row.count)), str(bench.rounds(row.batches))]
     cpus = bench.on(2)
     things = {
-        "native": lambda: median_us(bench.native([program, *arguments], cpus).stdout, row.least),
-        "dsmsup": lambda: median_us(
+        "native": lambda: batch_us(bench.native([program, *arguments], cpus).stdout, row.least),
+        "dsmsup": lambda: batch_us(
             bench.dsmsup(
                 [program, *arguments], bench.on(row.hosts), row.hosts, options=row.options
             ).stdout,
@@ -133,7 +133,7 @@ def _one(bench: Bench, row: Row) -> dict[str, Any]:
         floor = row.floor
         command = [floors, floor.mechanism, str(bench.count(floor.count)), str(floor.bytes),
                    str(bench.rounds(floor.batches))]  # fmt: skip
-        things["floor"] = lambda: median_us(bench.native(command, cpus).stdout)
+        things["floor"] = lambda: batch_us(bench.native(command, cpus).stdout)
     us = alternate(things, bench.rounds(row.rounds), ROW_LIMIT_S)
     result: dict[str, Any] = {
         "key": row.key, "name": row.name, "hosts": row.hosts, "options": list(row.options),

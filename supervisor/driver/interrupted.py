@@ -20,6 +20,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
+from supervisor.driver import signals
 from supervisor.driver.restarts import ERESTART_RESTARTBLOCK, ERESTARTNOHAND
 from supervisor.syscalls.call import Call, Result, Scratch
 from supervisor.syscalls.spec import Row
@@ -55,9 +56,7 @@ TIMEOUTS: Final = frozenset((socket.SO_RCVTIMEO, socket.SO_SNDTIMEO, 66, 67))
 _NS_PER_MS: Final = 1_000_000
 _ABSOLUTE: Final = 1
 _TIMEVAL: Final = struct.Struct("<qq")
-_STOPS: Final = sum(
-    1 << (each - 1) for each in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-)
+_STOPS: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 """Their EINTR is one natively, too."""
 
 
@@ -195,13 +194,5 @@ class Wait:
 
 def _signalled(thread: Thread) -> bool:
     """Does a signal await a task? Of those that a stop or nothing else has, EINTR is right."""
-    masks: dict[str, int] = {}
-    try:
-        with open(f"/proc/{thread.task}/status", encoding="ascii", errors="replace") as file:
-            for line in file:
-                if line.startswith(("SigPnd:", "ShdPnd:", "SigBlk:")):
-                    masks[line[:6]] = int(line[7:], 16)
-    except OSError:
-        return False
-    pending = (masks["SigPnd"] | masks["ShdPnd"]) & ~masks["SigBlk"]
-    return bool(pending) and not pending & _STOPS
+    pending = signals.deliverable(thread.task)
+    return bool(pending) and _STOPS.isdisjoint(pending)

@@ -56,18 +56,20 @@ def test_program_has_the_scheduling_policy_that_was_given(given: list[str], plac
 
 
 REAL_TIME = """
-import mmap, os, time
+import mmap, os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(3))
 shared = mmap.mmap(-1, 4096)
+begun, begins = os.pipe()
 child = os.fork()
 if child == 0:
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
+    os.write(begins, b"x")
     for _ in range(100_000_000):
         if shared[0]:
             os._exit(0)
     os._exit(1)
-time.sleep(0.1)
+os.read(begun, 1)
 shared[0] = 1
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
